@@ -1,0 +1,71 @@
+"""Errors of wsikit. Each also subclasses the builtin that a caller would catch.
+
+Every error carries a stable ``code`` (what ``slide.json`` and ``summary.csv`` record as the reason) and, where one is
+known, a ``remedy``: what the user can do about it. Messages say what was given and what is allowed.
+"""
+
+from __future__ import annotations
+
+
+class WsikitError(Exception):
+    """Base of all errors that wsikit raises on purpose.
+
+    Attributes:
+        code: stable reason code, lower_snake_case.
+        remedy: what to do about it, a sentence, or the empty string.
+    """
+
+    code: str = "internal"
+    remedy: str = ""
+
+    def __init__(self, message: str, *, code: str | None = None, remedy: str | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
+        if remedy is not None:
+            self.remedy = remedy
+
+
+class SlideOpenError(WsikitError, OSError):
+    """No reader opens the file. Codes: unreadable, unsupported_pixels, not_a_file, too_large."""
+
+    code = "unreadable"
+
+
+class PixelReadError(WsikitError, OSError):
+    """The file opened, but some pixels cannot be decoded."""
+
+    code = "unreadable_pixels"
+
+
+class ResolutionError(WsikitError, ValueError):
+    """The slide's mpp is missing, absurd or anisotropic, or the slide does not hold the resolution asked for.
+
+    Codes: missing_mpp, absurd_mpp, anisotropic_mpp, resolution_unavailable.
+    """
+
+    code = "missing_mpp"
+
+
+class PredictionError(WsikitError, ValueError):
+    """A predictor broke its contract: NaN, wrong number, wrong shape, wrong region."""
+
+    code = "bad_predictions"
+
+
+class ConfigError(WsikitError, ValueError):
+    """A configuration, manifest or command-line value is wrong."""
+
+    code = "bad_config"
+
+
+class UnknownNameError(WsikitError, LookupError):
+    """A name that no registry entry has; the message lists the choices."""
+
+    code = "unknown_name"
+
+
+class OutputError(WsikitError, OSError):
+    """An output cannot be written. Codes: io_error, no_space."""
+
+    code = "io_error"

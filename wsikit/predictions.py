@@ -1,0 +1,231 @@
+"""What predictors see and say: batches, predictions, bags, and the two predictor protocols. No torch, no I/O.
+
+Every prediction is tied to the ``Region`` (core plus halo) that it was made on. Its coordinates are in the patch
+frame: (x, y) in pixels of that region, pixel-corner convention. Stitchers move them to the slide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsikit.errors import PredictionError
+from wsikit.geometry import Region, TileSpec
+
+if TYPE_CHECKING:
+    from wsikit.slides import Slide
+    from wsikit.tissue import TissueMask
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One class that a predictor can say, as QuPath shows it."""
+
+    name: str
+    """QuPath classification name."""
+    color: tuple[int, int, int]
+    """RGB, 0 to 255."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Patches and where they came from."""
+
+    images: NDArray[np.uint8]
+    """(N, H, W, 3) RGB."""
+    regions: tuple[Region, ...]
+    """N regions, core plus halo, of W x H lattice pixels."""
+
+    def __len__(self) -> int:
+        return len(self.regions)
+
+
+def _check(condition: bool, region: Region, message: str) -> None:
+    if not condition:
+        where = f"x={region.x}, y={region.y}, {region.width}x{region.height} px at {region.mpp:.4g} um/px"
+        raise PredictionError(f"{message} (patch at {where})")
+
+
+def _check_instances(
+    region: Region,
+    count: int,
+    labels: NDArray[np.int64],
+    scores: NDArray[np.float64],
+    measurements: Mapping[str, NDArray[np.float64]],
+) -> None:
+    _check(labels.shape == (count,), region, f"labels must have shape ({count},), got {labels.shape}")
+    _check(scores.shape == (count,), region, f"scores must have shape ({count},), got {scores.shape}")
+    _check(bool(np.isfinite(scores).all()), region, "scores must be finite, got NaN or infinity")
+    for name, values in measurements.items():
+        _check(values.shape == (count,), region, f"measurement {name!r} must have shape ({count},), got {values.shape}")
+        _check(not np.isinf(values).any(), region, f"measurement {name!r} holds infinity")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoreMap:
+    """Scores of K labels for every pixel of a patch."""
+
+    region: Region
+    scores: NDArray[np.float32]
+    """(H, W, K) in [0, 1]. The stitcher keeps them in steps of 1/255."""
+
+    def check(self, labels: int) -> None:
+        """Raise PredictionError unless shape, range and finiteness hold for ``labels`` labels."""
+        want = (self.region.height, self.region.width, labels)
+        _check(self.scores.shape == want, self.region, f"a ScoreMap must be {want}, got {self.scores.shape}")
+        # min and max are NaN where any score is, and NaN fails both comparisons
+        inside = bool(self.scores.min() >= 0) and bool(self.scores.max() <= 1)
+        _check(inside, self.region, "scores must lie in [0, 1], got NaN or a value outside")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Points:
+    """N detected points of a patch, its halo included; the stitcher keeps those whose core they fall into."""
+
+    region: Region
+    xy: NDArray[np.float64]
+    """(N, 2) x, y in the patch frame."""
+    labels: NDArray[np.int64]
+    """(N,) index into the predictor's labels."""
+    scores: NDArray[np.float64]
+    """(N,) confidence in [0, 1]."""
+    measurements: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    """name -> (N,); NaN means not measured. Physical sizes in um or um^2, the unit in the name."""
+    radius: float = 0.0
+    """Two points of different cores closer than this many px are one detection."""
+
+    def check(self, labels: int) -> None:
+        """Raise PredictionError unless shapes, label indices and finiteness hold for ``labels`` labels."""
+        count = len(self.xy)
+        _check(self.xy.shape == (count, 2), self.region, f"xy must be (N, 2), got {self.xy.shape}")
+        _check(bool(np.isfinite(self.xy).all()), self.region, "xy must be finite, got NaN or infinity")
+        _check_instances(self.region, count, self.labels, self.scores, self.measurements)
+        _check(_indices_fit(self.labels, labels), self.region, f"labels must be indices below {labels}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Objects:
+    """N outlined objects of a patch, its halo included; the stitcher keeps those whose core they belong to."""
+
+    region: Region
+    outlines: NDArray[np.object_]
+    """(N,) shapely Polygons in the patch frame, valid, holes kept."""
+    labels: NDArray[np.int64]
+    """(N,) index into the predictor's labels."""
+    scores: NDArray[np.float64]
+    """(N,) confidence in [0, 1]; the higher one survives a conflict at a seam."""
+    moments: NDArray[np.int64]
+    """(N, 3) sum of x, sum of y and number of the object's pixels, by pixel index in the patch frame. Integers, so that
+    the core which owns an object is decided exactly."""
+    measurements: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    """name -> (N,); NaN means not measured. Physical sizes in um or um^2, the unit in the name."""
+    nuclei: NDArray[np.object_] | None = None
+    """(N,) nucleus outlines; when given, the objects are cells and the outlines are their boundaries."""
+
+    def check(self, labels: int) -> None:
+        """Raise PredictionError unless shapes, label indices and finiteness hold for ``labels`` labels."""
+        count = len(self.outlines)
+        _check(self.moments.shape == (count, 3), self.region, f"moments must be ({count}, 3), got {self.moments.shape}")
+        _check(bool((self.moments[:, 2] > 0).all()), self.region, "every object needs at least one pixel")
+        _check_instances(self.region, count, self.labels, self.scores, self.measurements)
+        _check(_indices_fit(self.labels, labels), self.region, f"labels must be indices below {labels}")
+        _check(self.nuclei is None or len(self.nuclei) == count, self.region, f"nuclei must have length {count}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BagScore:
+    """What a bag-level model says of one slide or patient."""
+
+    regions: tuple[Region, ...]
+    """The N instances' regions."""
+    scores: NDArray[np.float64]
+    """(K,) score of each label for the whole bag."""
+    attention: NDArray[np.float64]
+    """(N,) weight of each instance, non-negative."""
+    measurements: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    """name -> (N,) further per-instance values."""
+
+
+Prediction = ScoreMap | Points | Objects | BagScore
+
+
+def _indices_fit(indices: NDArray[np.int64], count: int) -> bool:
+    return bool(np.issubdtype(indices.dtype, np.integer) and ((indices >= 0) & (indices < count)).all())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bag:
+    """The instances of one slide or patient and their one weak label."""
+
+    name: str
+    """Slide or patient identifier."""
+    features: NDArray[np.float32]
+    """(N, D) instance features."""
+    regions: tuple[Region, ...]
+    """N regions that the instances came from."""
+    label: int | None = None
+    """Index of the bag's label, or None where it is unknown."""
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """A model over patches. Plain Python objects that pickle; ``prepare`` returns a bound copy.
+
+    ``predict`` must give for a patch the same answer whatever else is in the batch.
+    """
+
+    name: str
+    produces: ClassVar[type[ScoreMap] | type[Points] | type[Objects]]
+    """The one kind of prediction that ``predict`` returns."""
+
+    @property
+    def tile(self) -> TileSpec:
+        """How slides are to be cut for this predictor."""
+        ...
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """The classes that predictions index into."""
+        ...
+
+    @property
+    def bound(self) -> Mapping[str, Any]:
+        """What ``prepare`` bound, JSON-ready; empty before. Recorded in slide.json and part of the resume key."""
+        ...
+
+    def prepare(self, slide: Slide, tissue: TissueMask) -> Predictor:
+        """Bind what is constant for a slide (thresholds, stain vectors) and return the bound predictor."""
+        ...
+
+    def predict(self, batch: Batch) -> Sequence[Prediction]:
+        """One prediction per patch, in order, each with the patch's region."""
+        ...
+
+
+@runtime_checkable
+class BagPredictor(Protocol):
+    """A model over bags: instances are embedded patch by patch, then scored together."""
+
+    name: str
+
+    @property
+    def tile(self) -> TileSpec:
+        """How slides are to be cut for this predictor."""
+        ...
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """The classes that ``BagScore.scores`` follow."""
+        ...
+
+    def embed(self, batch: Batch) -> NDArray[np.float32]:
+        """(N, D) features of N patches."""
+        ...
+
+    def score(self, bag: Bag) -> BagScore:
+        """Score one bag."""
+        ...
