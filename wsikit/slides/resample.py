@@ -39,7 +39,8 @@ def area_average(
     for index, weight in zip(columns, column_weights, strict=True):
         total += tall[:, index] * weight[None, :, None]
     area = row_total[:, None, None] * column_total[None, :, None]
-    return ((total + area // 2) // area).astype(np.uint8)
+    averaged: NDArray[np.uint8] = ((total + area // 2) // area).astype(np.uint8)
+    return averaged
 
 
 def _block_average(

@@ -67,8 +67,8 @@ class Reader(Protocol):
     def read(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         """(height, width, 3) pixels of ``level``; x, y in pixels of that level, the box wholly inside it.
 
-        Transparent pixels come as ``background``. Raises PixelReadError where any pixel cannot be decoded; the reader
-        stays usable after that.
+        Transparent pixels come as ``background``. The array may be read-only: a copy costs as much as a fifth of the
+        decoding. Raises PixelReadError where any pixel cannot be decoded; the reader stays usable after that.
         """
         ...
 
@@ -94,7 +94,11 @@ class BadTile:
 
     def level0(self) -> Box:
         """x0, y0, x1, y1 in level-0 pixels."""
-        x, y, w, h = (v * self.downsample for v in self.box)
+        return self.lattice(1.0)
+
+    def lattice(self, scale: float) -> Box:
+        """x0, y0, x1, y1 on a lattice with ``scale`` pixels per level-0 pixel."""
+        x, y, w, h = (v * self.downsample * scale for v in self.box)
         return x, y, x + w, y + h
 
 
@@ -131,7 +135,9 @@ def checked_mpp(reader: Reader, override: float | None) -> float:
         return float(override)
     if reader.mpp is None:
         raise ResolutionError(
-            f"{reader.path.name} does not say its resolution (mpp): {reader.mpp_source}", code="missing_mpp", remedy=remedy
+            f"{reader.path.name} does not say its resolution (mpp): {reader.mpp_source}",
+            code="missing_mpp",
+            remedy=remedy,
         )
     x, y = reader.mpp
     found = f"{reader.mpp_source} says {x:g} x {y:g} um per pixel"
@@ -246,6 +252,8 @@ class Slide:
 
     def read(self, region: Region) -> Pixels:
         """(region.height, region.width, 3) RGB of a region; what lies outside the slide is its background colour.
+
+        The array may be read-only; copy it to change it.
 
         Raises:
             PixelReadError: some of it cannot be decoded; the message lists the tiles.

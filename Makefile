@@ -1,0 +1,54 @@
+# Set-up and checks. Needs Python 3.11 or newer, make and a package index; everything goes into $(VENV).
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.wsikit-env
+MINORS := 311 312 313
+
+.PHONY: env demo test test-slow check constraints clean
+
+env: $(STAMP)
+
+# redone only when what is to be installed changes
+$(STAMP): pyproject.toml $(wildcard constraints/*.txt)
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "wsikit needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version 2>&1);" \
+	    "name another: make $(firstword $(MAKECMDGOALS) env) PYTHON=python3.12" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@minor=$$($(BIN)/python -c 'import sys; print("%d%d" % sys.version_info[:2])'); \
+	  pins=constraints/py$$minor.txt; \
+	  test -f $$pins || { echo "there is no $$pins: take a Python of $(MINORS) (PYTHON=...) or write it with" \
+	    "'make constraints MINORS=$$minor'" >&2; exit 1; }; \
+	  set -ex; \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; \
+	  $(BIN)/uv pip install --quiet --python $(BIN)/python -c $$pins -e '.[nn,dev]'
+	@touch $@
+
+demo: env
+	$(BIN)/wsikit samples -o samples --pyramid 6144
+	$(BIN)/wsikit run -i samples -o demo-out -m nuclei
+
+test: env
+	$(BIN)/python -m pytest
+
+test-slow: env
+	$(BIN)/python -m pytest -m slow
+
+check: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_layout.py
+
+# name==version lines only: no addresses, no hashes. pydantic: ome-zarr-models 1.7 fails with 2.13
+constraints:
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	for minor in $(MINORS); do \
+	  echo 'pydantic<2.13' | $(BIN)/uv pip compile --quiet --upgrade --no-annotate --no-header \
+	    --no-emit-index-url --extra nn --extra dev --python-version 3.$${minor#3} \
+	    pyproject.toml - -o constraints/py$$minor.txt || exit 1; \
+	done
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info samples demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis

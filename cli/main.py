@@ -1,0 +1,45 @@
+"""The command line: one file per verb; this one only puts them together and says what went wrong."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from .config import config_app
+from .info import info
+from .models import models
+from .run import run
+from .samples import samples
+from .tissue import tissue
+
+USAGE = 2
+"""Exit code where the command itself is wrong or cannot start."""
+INCOMPLETE = 3
+"""Exit code where some slides did not end complete."""
+
+typer_app = typer.Typer(
+    name="wsikit",
+    help="Whole-slide images in, QuPath GeoJSON and OME-Zarr masks out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+for verb in (info, tissue, run, models, samples):
+    typer_app.command()(verb)
+typer_app.add_typer(config_app, name="config")
+
+
+def app() -> None:
+    """Entry point: wsikit's own errors become one message and exit code 2, an interrupt 130."""
+    from wsikit.errors import WsikitError
+
+    try:
+        typer_app()
+    except WsikitError as error:
+        sys.stderr.write(f"wsikit: {error}\n")
+        if error.remedy:
+            sys.stderr.write(f"  what to do: {error.remedy}\n")
+        sys.exit(USAGE)
+    except KeyboardInterrupt:
+        sys.stderr.write("wsikit: interrupted; the same command goes on where it stopped\n")
+        sys.exit(130)

@@ -1,0 +1,99 @@
+"""``wsikit run``: the main job."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from wsikit.config import RunConfig
+    from wsikit.pipeline.inputs import SlideEntry
+
+
+def run(
+    source: Annotated[
+        str, typer.Option("--input", "-i", help="Folder (searched recursively), glob, one file or CSV manifest.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder; running again does only what is missing.")],
+    model: Annotated[str | None, typer.Option("--model", "-m", help="See `wsikit models`.  [default: nuclei]")] = None,
+    mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel that the model sees.")] = None,
+    mag: Annotated[float | None, typer.Option(help="The same as objective power: 20 means --mpp 0.5.")] = None,
+    mpp_override: Annotated[
+        float | None, typer.Option(help="Micrometres per level-0 pixel of slides that do not say it, or say it wrong.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", "-b", help="Patches per model call.")] = None,
+    num_workers: Annotated[
+        int | None, typer.Option("--num-workers", "-n", help="Processes; one per core by default.")
+    ] = None,
+    supertile: Annotated[int | None, typer.Option(help="Pixels a side that a task reads at once.")] = None,
+    tissue: Annotated[str | None, typer.Option(help="auto, detect or whole.")] = None,
+    min_tissue: Annotated[float | None, typer.Option(help="Smallest tissue share of a patch, 0 to 1.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    formats: Annotated[str | None, typer.Option("--format", help="Comma-separated: geojson.gz,omezarr.")] = None,
+    ngff: Annotated[str | None, typer.Option(help="OME-Zarr version: 0.4 (QuPath) or 0.5 (sharded).")] = None,
+    split: Annotated[int | None, typer.Option(help="Most objects per GeoJSON file; more make several files.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML; flags and --set override it.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value of the configuration.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many slides.", min=1)] = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Redo slides that are done.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done and stop.")] = False,
+) -> None:
+    """Run a model over slides and write objects, masks, pictures and a report.
+
+    Exit codes: 0 all slides complete, 2 wrong usage, 3 some slides not complete.
+    """
+    from wsikit.config import RunConfig, load_config
+    from wsikit.errors import ConfigError
+    from wsikit.pipeline.batch import all_complete, run_many
+    from wsikit.pipeline.inputs import find_slides
+
+    if mag is not None:
+        if mpp is not None or not mag > 0:
+            raise ConfigError(f"--mag {mag:g}: give a positive objective power, and not --mpp as well")
+        mpp = 10 / mag
+    flags = {
+        "model": model,
+        "mpp": mpp,
+        "mpp_override": mpp_override,
+        "batch_size": batch_size,
+        "num_workers": num_workers,
+        "supertile": supertile,
+        "tissue": tissue,
+        "min_tissue": min_tissue,
+        "device": device,
+        "format": [name.strip() for name in formats.split(",")] if formats is not None else None,
+        "ngff": ngff,
+        "split": split,
+    }
+    chosen = load_config(RunConfig, config, set_ or [], flags)
+    entries = find_slides(source, out)[:limit]
+    if dry_run:
+        _plan(entries, out, chosen)
+        return
+    from .progress import observer
+
+    with observer(len(entries)) as watching:
+        command = shlex.join(["wsikit", *sys.argv[1:]])
+        records = run_many(entries, out, chosen, force=force, observer=watching, command=command)
+    print(_closing(records, out))
+    if not all_complete(records):
+        raise typer.Exit(3)
+
+
+def _closing(records: list[dict[str, Any]], out: Path) -> str:
+    from collections import Counter
+
+    counts = Counter(record["status"] for record in records)
+    listed = ", ".join(f"{counts[name]} {name}" for name in ("complete", "partial", "failed") if counts[name])
+    return f"{len(records)} slides: {listed}\nreport: {out / 'report.html'}"
+
+
+def _plan(entries: list[SlideEntry], out: Path, config: RunConfig) -> None:
+    from wsikit.pipeline.plan import plan
+
+    for line in plan(entries, out, config):
+        print(line)

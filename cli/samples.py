@@ -1,0 +1,34 @@
+"""``wsikit samples``: a real slide to try things on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def samples(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")] = Path("samples"),
+    pyramid: Annotated[
+        int | None, typer.Option(min=16, help="Also write a multi-level slide of this many pixels square.")
+    ] = None,
+    tissue: Annotated[float, typer.Option(min=0, max=1, help="Share of that slide that is tissue.")] = 1.0,
+) -> None:
+    """Find or fetch the sample slide (CMU-1-Small-Region, H&E, CC0) and print the paths written."""
+    from wsikit.errors import OutputError
+    from wsikit.samples import NAME, sample, write_whole
+    from wsikit.slides import open_slide
+    from wsikit.slides.pyramid import write_pyramid
+
+    found = sample()
+    target = out / NAME
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(target, found.read_bytes())
+    except OSError as error:
+        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+    print(target)
+    if pyramid is not None:
+        with open_slide(found) as slide:
+            print(write_pyramid(out / f"pyramid-{pyramid}.svs", slide, size=(pyramid, pyramid), tissue=tissue))

@@ -1,0 +1,40 @@
+"""Fixtures that every test may use: real data where there is any, the sample slide, a pyramid made of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from wsikit.samples import SampleError, sample
+from wsikit.slides.pyramid import write_pyramid
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of shared real data."""
+    named = os.environ.get("WSIKIT_DATA")
+    if not named:
+        pytest.skip("needs real files: set WSIKIT_DATA to the folder that holds slides/")
+    if not (Path(named) / "slides").is_dir():
+        pytest.skip(f"needs real files: WSIKIT_DATA={named} has no folder slides/")
+    return Path(named).resolve()
+
+
+@pytest.fixture(scope="session")
+def cmu() -> Path:
+    """The sample slide, 2220 x 2967 px at 0.499 um per px, one level. Tests never fetch it."""
+    try:
+        return sample(network=False).resolve()
+    except SampleError as error:
+        pytest.skip(f"needs the sample slide (`wsikit samples` fetches it): {error}")
+
+
+@pytest.fixture(scope="session")
+def pyramid(cmu: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A slide of 3072 x 3072 px at 0.499 um per px with downsamples 1, 4 and 16; about 60 % of it is tissue."""
+    from wsikit.slides import open_slide
+
+    with open_slide(cmu) as slide:
+        return write_pyramid(tmp_path_factory.mktemp("pyramid") / "pyramid.svs", slide, size=(3072, 3072), tissue=0.6)

@@ -1,0 +1,312 @@
+"""report.html and summary.csv, read back with the standard library's own parsers."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from collections.abc import Iterable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from wsikit.errors import OutputError
+from wsikit.pipeline import report
+from wsikit.pipeline.report import COLUMNS, PICTURE_BYTES, RunFacts, replace_file, write_report, write_summary
+
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>\n\u202egpj.{{ 7 * 6 }}"
+MODEL = {
+    "name": "nuclei",
+    "mpp": 0.5,
+    "core": 1024,
+    "halo": 64,
+    "labels": [{"name": "Nucleus", "color": [0, 190, 90]}, {"name": "Mitosis", "color": [240, 120, 0]}],
+    "hash": "9f3c",
+}
+
+
+def complete(slide_id: str = "one", **changes: Any) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "slide_id": slide_id,
+        "path": f"slides/{slide_id}.svs",
+        "status": "complete",
+        "reason": "",
+        "message": "",
+        "remedy": "",
+        "reader": {"name": "openslide", "vendor": "aperio"},
+        "width": 2220,
+        "height": 2967,
+        "mpp": 0.499,
+        "mpp_source": "openslide.mpp-x",
+        "bounds_offset": [0, 0],
+        "model": MODEL,
+        "bound": {"threshold": 0.123},
+        "patches": 12,
+        "objects": 1500,
+        "objects_per_class": {"Nucleus": 1400, "Mitosis": 100},
+        "seam_conflicts": 0,
+        "area_fractions": {},
+        "tissue_um2": 500_000.0,
+        "bad_tiles": [],
+        "seconds": {"tissue": 1.0, "predict": 3.0, "total": 4.5},
+        "peak_rss_mb": 640.0,
+        "versions": {"wsikit": "0.1.0"},
+        "outputs": {"objects.geojson.gz": 401_234},
+        **changes,
+    }
+
+
+def failed(slide_id: str, reason: str = "missing_mpp", message: str = "no mpp", **changes: Any) -> dict[str, Any]:
+    return {
+        "slide_id": slide_id,
+        "path": f"slides/{slide_id}.tif",
+        "status": "failed",
+        "reason": reason,
+        "message": message,
+        **changes,
+    }
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, and the text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._open and self._open.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if not {"script", "style"} & set(self._open):
+            self.text += data
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def page(out: Path, records: list[dict[str, Any]], **options: Any) -> Page:
+    return Page(write_report(out, records, **options).read_text("utf-8"))
+
+
+def picture(out: Path, slide_id: str, size: tuple[int, int] = (1600, 1200), noise: bool = False) -> None:
+    (out / slide_id).mkdir(parents=True)
+    pixels = np.full((size[1], size[0], 3), 120, np.uint8)
+    if noise:
+        pixels = np.random.default_rng(0).integers(0, 256, pixels.shape, np.uint8)
+    Image.fromarray(pixels).save(out / slide_id / "overview.png", compress_level=1)
+
+
+def embedded(found: Page) -> list[bytes]:
+    sources = [attributes["src"] or "" for attributes in found.named("img")]
+    assert all(source.startswith("data:image/jpeg;base64,") for source in sources)
+    return [base64.b64decode(source.partition(",")[2]) for source in sources]
+
+
+def rows(out: Path, records: list[dict[str, Any]]) -> list[dict[str, str]]:
+    with write_summary(out, records).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_headline_adds_up(tmp_path: Path) -> None:
+    text = page(
+        tmp_path, [complete("a"), complete("b", status="partial", reason="unreadable_pixels"), failed("c")]
+    ).text
+    headline = " ".join(text[: text.index("What needs attention")].split())
+    assert "3slides 1complete 1partial 1failed 3,000objects 1.00mm² of tissue 9.0 sof work" in headline
+
+
+def test_wall_time_of_the_run_is_shown_when_given(tmp_path: Path) -> None:
+    assert "1 min 05 swall time" in page(tmp_path, [complete()], run=RunFacts(wall_seconds=65.2)).text
+
+
+def test_every_slide_has_a_row_and_a_section_that_its_links_reach(tmp_path: Path) -> None:
+    found = page(tmp_path, [complete("a"), failed("b"), complete("c")])
+    targets = {attributes["id"] for attributes in found.named("article")}
+    links = {(attributes["href"] or "")[1:] for attributes in found.named("a") if (attributes["href"] or "")[0] == "#"}
+    assert targets == links == {"slide-1", "slide-2", "slide-3"}
+
+
+def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    record = complete(HOSTILE, path=HOSTILE, message=HOSTILE, reason=HOSTILE, status="partial", remedy=HOSTILE)
+    record |= {"mpp_source": HOSTILE, "objects_per_class": {HOSTILE: 1, "b": 2}, "seconds": {HOSTILE: 1.0}}
+    record |= {"outputs": {HOSTILE: 1}, "area_fractions": {HOSTILE: 0.5}, "versions": {HOSTILE: HOSTILE}}
+    record |= {
+        "model": {"name": HOSTILE, "labels": [{"name": HOSTILE, "color": [1, 2, 3]}]},
+        "bound": {HOSTILE: HOSTILE},
+    }
+    found = page(tmp_path, [record], title=HOSTILE, run=RunFacts(HOSTILE, None, {HOSTILE: HOSTILE}, HOSTILE))
+    assert len(found.named("script")) == 1
+    assert not found.named("img")
+    assert not any(name.startswith("on") for _, attributes in found.elements for name in attributes)
+    assert "\u202e" not in found.text
+    assert "{{ 7 * 6 }}" in found.text
+
+
+def test_names_that_are_no_unicode_are_shown_escaped_and_linked_byte_for_byte(tmp_path: Path) -> None:
+    found = page(tmp_path, [complete("a\udcff")])
+    assert "a\\udcff" in found.text
+    links = [attributes["href"] or "" for attributes in found.named("a")]
+    assert b"a\xff/objects.geojson.gz" in [unquote_to_bytes(link) for link in links]
+
+
+def test_report_asks_the_network_for_nothing(tmp_path: Path) -> None:
+    picture(tmp_path, "one")
+    found = page(tmp_path, [complete()])
+    assert not found.named("link")
+    assert not any("src" in attributes for attributes in found.named("script"))
+    policy = [a["content"] for a in found.named("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy[0] is not None
+    assert policy[0].startswith("default-src 'none'; img-src data:;")
+    assert "http" not in write_report(tmp_path, [complete()]).read_text().replace("http-equiv", "")
+
+
+def test_overview_is_embedded_small(tmp_path: Path) -> None:
+    picture(tmp_path, "one")
+    thumbnail, large = (Image.open(io.BytesIO(data)) for data in embedded(page(tmp_path, [complete()])))
+    assert (thumbnail.size, large.size) == ((128, 96), (900, 675))
+
+
+def test_overview_that_compresses_badly_is_made_smaller(tmp_path: Path) -> None:
+    picture(tmp_path, "one", noise=True)
+    assert len(embedded(page(tmp_path, [complete()]))[1]) <= PICTURE_BYTES
+
+
+def test_many_slides_share_the_room_for_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "PICTURES_BYTES", 200_000)
+    for name in "abcd":
+        picture(tmp_path, name, (1000, 800), noise=True)
+    large = embedded(page(tmp_path, [complete(name) for name in "abcd"]))[4:]
+    assert len(large) == 4
+    assert sum(map(len, large)) <= 200_000
+
+
+def test_unreadable_overview_is_said_and_costs_only_the_picture(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "overview.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    assert "overview.png cannot be read" in page(tmp_path, [complete()]).text
+
+
+def test_failures_are_grouped_by_reason_with_each_remedy_once(tmp_path: Path) -> None:
+    records = [failed(f"m{i}", message=f"message {i}", remedy="say --mpp-override") for i in range(3)]
+    text = page(tmp_path, [failed("x", "unreadable", "broken"), *records]).text
+    section = text[text.index("What needs attention") : text.index("Slides\n")]
+    assert section.count("say --mpp-override") == 1
+    assert [section.count(f"message {i}") for i in range(3)] == [1, 1, 1]
+    assert section.index("missing_mpp") < section.index("unreadable")
+
+
+def test_no_failures_no_section(tmp_path: Path) -> None:
+    assert "What needs attention" not in page(tmp_path, [complete()]).text
+
+
+def test_bad_tiles_are_listed_up_to_a_limit(tmp_path: Path) -> None:
+    tiles = [{"level": 0, "box": [1000 * i, 0, 1000 * i + 240, 240]} for i in range(30)]
+    text = page(tmp_path, [complete(status="partial", reason="unreadable_pixels", bad_tiles=tiles)]).text
+    assert "level 0: x 2,000–2,240, y 0–240 px" in text
+    assert "and 6 more in slide.json" in text
+
+
+def test_stage_bar_is_full(tmp_path: Path) -> None:
+    bars = [a for a in page(tmp_path, [complete()]).named("i") if a.get("title")]
+    widths = [float((bar["style"] or "").partition("%")[0].rpartition(" ")[2]) for bar in bars]
+    assert widths == [25.0, 75.0]
+
+
+def test_different_models_of_a_resumed_run_are_all_shown(tmp_path: Path) -> None:
+    records = [complete("a"), complete("b", model={**MODEL, "hash": "other"}), complete("c")]
+    text = page(tmp_path, records).text
+    assert text.count("Model\n") == 2
+    assert "other" in text
+
+
+def test_empty_run_gives_a_report_and_a_summary(tmp_path: Path) -> None:
+    assert "0slides" in page(tmp_path, []).text
+    assert rows(tmp_path, []) == []
+
+
+def test_null_values_are_as_good_as_missing_ones(tmp_path: Path) -> None:
+    keep = {"slide_id", "path", "status", "reason", "message"}
+    blank = {key: value if key in keep else None for key, value in complete().items()}
+    assert "one" in page(tmp_path, [blank]).text
+    assert rows(tmp_path, [blank])[0]["objects"] == ""
+
+
+def test_summary_starts_with_the_promised_columns(tmp_path: Path) -> None:
+    header = write_summary(tmp_path, [complete()]).read_text().splitlines()[0]
+    assert header.startswith(",".join(COLUMNS) + ",tissue_mm2,")
+
+
+def test_summary_row_of_a_complete_slide(tmp_path: Path) -> None:
+    row = rows(tmp_path, [complete()])[0]
+    assert (row["patches"], row["objects"], row["seconds"], row["reader"]) == ("12", "1500", "4.5", "openslide")
+    assert (float(row["tissue_mm2"]), float(row["objects_per_mm2"])) == (0.5, 3000.0)
+    assert (row["objects:Nucleus"], row["objects:Mitosis"], row["bad_tiles"]) == ("1400", "100", "0")
+
+
+def test_summary_of_score_maps_has_fractions(tmp_path: Path) -> None:
+    both = [complete("a"), complete("b", objects=None, objects_per_class={}, area_fractions={"DAB": 0.25})]
+    first, second = rows(tmp_path, both)
+    assert (first["fraction:DAB"], second["fraction:DAB"], second["objects:Nucleus"]) == ("", "0.25", "")
+
+
+def test_summary_leaves_unknown_numbers_empty(tmp_path: Path) -> None:
+    row = rows(tmp_path, [failed("a")])[0]
+    assert {row[name] for name in ("patches", "objects", "seconds", "mpp", "bad_tiles", "tissue_mm2")} == {""}
+
+
+def test_no_tissue_has_no_density(tmp_path: Path) -> None:
+    row = rows(tmp_path, [complete(tissue_um2=0.0, objects=0)])[0]
+    assert (float(row["tissue_mm2"]), row["objects_per_mm2"]) == (0.0, "")
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=())), max_size=4))
+def test_summary_has_one_line_per_record_whatever_the_names(names: list[str]) -> None:
+    texts: list[bytes] = []
+
+    def keep(path: Path, chunks: bytes) -> None:
+        texts.append(chunks)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "replace_file", keep)
+        write_summary(Path(), [failed(name, message=name) for name in names])
+    lines = texts[0].decode().split("\n")
+    assert len(lines) == len(names) + 2
+    assert all(len(row) == 15 for row in csv.reader(lines[:-1]))
+
+
+def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_bytes(b"old")
+
+    def chunks() -> Iterable[bytes]:
+        yield b"new"
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OutputError) as caught:
+        replace_file(path, chunks())
+    assert caught.value.code == "no_space"
+    assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("report.html", b"old")]
+
+
+def test_output_folder_that_is_missing_is_an_output_error(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"summary\.csv") as caught:
+        write_summary(tmp_path / "missing", [])
+    assert caught.value.code == "io_error"
+    assert caught.value.remedy

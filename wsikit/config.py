@@ -1,0 +1,106 @@
+"""Configuration: YAML and ``key=value`` overrides to frozen models. Unknown keys are errors that name the nearest."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from wsikit.errors import ConfigError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class RunConfig(BaseModel):
+    """Everything that ``wsikit run`` can be told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = "nuclei"
+    """Name of a predictor; `wsikit models` lists them."""
+    mpp: float | None = Field(None, gt=0)
+    """Micrometres per pixel that the model sees; null is the model's own."""
+    mpp_override: float | None = Field(None, gt=0)
+    """Micrometres per level-0 pixel of slides that do not say it, or say it wrong. A manifest's mpp column wins."""
+    tissue: Literal["auto", "detect", "whole"] = "auto"
+    """Where to look: auto detects tissue on slides and takes plain images whole."""
+    min_tissue: float | None = Field(None, ge=0, le=1)
+    """Smallest share of tissue of a patch; null is the model's own."""
+    batch_size: int = Field(16, ge=1)
+    """Patches per call of the model."""
+    num_workers: int | None = Field(None, ge=1)
+    """Processes; null is one per core."""
+    supertile: int | None = Field(None, ge=1)
+    """Side in pixels of what a task reads at once; null is 4096. Changes speed and memory, never results."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model runs."""
+    format: tuple[str, ...] = ("geojson.gz", "omezarr")
+    """Outputs to write."""
+    ngff: Literal["0.4", "0.5"] = "0.4"
+    """OME-Zarr version: 0.4 is what QuPath and Bio-Formats read, 0.5 has sharding (few files)."""
+    split: int | None = Field(None, ge=1)
+    """More objects than this go to several GeoJSON files; null never splits."""
+    provenance: dict[str, Any] = Field(default_factory=dict)
+    """Written by a run into run.yaml, ignored when read: versions, command, time."""
+
+    def result_parameters(self) -> dict[str, Any]:
+        """Those that decide what the outputs hold; the others only decide how fast they come."""
+        free = {"batch_size", "num_workers", "supertile", "device", "provenance", "mpp_override"}
+        return self.model_dump(mode="json", exclude=free)
+
+
+def load_config(
+    kind: type[Model],
+    file: str | Path | None = None,
+    overrides: Iterable[str] = (),
+    flags: Mapping[str, Any] | None = None,
+) -> Model:
+    """Build a configuration: defaults, then the file, then ``key=value`` overrides, then flags.
+
+    Args:
+        kind: the model to fill.
+        file: YAML with a mapping at the top.
+        overrides: ``key=value``; the value is read as YAML, so ``mpp=0.25`` is a number and ``mpp=null`` is none.
+        flags: values given on the command line; None means not given.
+
+    Raises:
+        ConfigError: the file cannot be read, a key is unknown (the nearest is named) or a value does not fit.
+    """
+    values = _read(file) if file is not None else {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise ConfigError(f"--set takes key=value, got {override!r}")
+        try:
+            values[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {override!r}: the value is not YAML: {error}") from error
+    values |= {key: value for key, value in (flags or {}).items() if value is not None}
+    for key in values:
+        if key not in kind.model_fields:
+            near = difflib.get_close_matches(str(key), kind.model_fields, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the keys are: {', '.join(kind.model_fields)}"
+            raise ConfigError(f"there is no option {key!r}; {hint}")
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, item['loc']))}={item.get('input')!r}: {item['msg']}" for item in error.errors()
+        )
+        raise ConfigError(f"wrong configuration: {wrong}") from error
+
+
+def _read(file: str | Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(Path(file).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read the configuration {file}: {error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file} must hold a mapping of options at the top, got a {type(values).__name__}")
+    return values

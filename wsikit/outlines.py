@@ -1,0 +1,210 @@
+"""Outlines of the objects of a label image, as shapely polygons.
+
+The frame is that of the image: (x, y) in pixels, pixel-corner convention, so that pixel (0, 0) covers [0, 1) x [0, 1).
+
+An outline runs through the midpoints of the pixel edges that separate an object from what is not the object (marching
+squares at one half, objects 4-connected). Every such edge belongs to one ring and is visited once, so that rings are
+simple; outlines of neighbouring objects may touch, and never overlap. Each ring starts at its first edge in row order,
+and all coordinates are multiples of one half: moving an object by whole pixels moves its outline by exactly as much.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from scipy import ndimage
+
+_MIDPOINTS = np.array([(0.5, 0.0), (1.0, 0.5), (0.5, 1.0), (0.0, 0.5)])
+"""(x, y) of the midpoints of a pixel's top, right, bottom and left edge, from the pixel's corner."""
+
+
+class _Rings(NamedTuple):
+    """Closed rings through edge midpoints, without the repeated last point; clockwise as seen on the screen."""
+
+    xy: NDArray[np.float64]
+    """(M, 2) vertices of all rings, one ring after another."""
+    starts: NDArray[np.intp]
+    """(R,) index of each ring's first vertex."""
+    labels: NDArray[np.int64]
+    """(R,) object that each ring belongs to."""
+    areas: NDArray[np.int64]
+    """(R,) pixels enclosed by the ring's edges, negative for a hole."""
+
+
+def outlines(label_image: NDArray[np.integer], tolerance: float = 0.5) -> tuple[NDArray[np.int64], NDArray[np.object_]]:
+    """Outline every object of a label image. Holes are kept.
+
+    Args:
+        label_image: (H, W) integers, 0 is background. Of a label with several 4-connected parts only the largest is
+            outlined (of equal ones the first in row order).
+        tolerance: largest distance in px by which simplification may move an outline (Douglas-Peucker); 0 drops only
+            points on straight lines. Simplified neighbours may overlap by as much. An outline that simplification
+            would make invalid stays as it was.
+
+    Returns:
+        ids: (N,) the labels present, ascending.
+        polygons: (N,) valid, non-empty shapely Polygons in the frame of the image, exterior ring first point first in
+            row order.
+    """
+    if not label_image.any():
+        return np.zeros(0, np.int64), np.zeros(0, object)
+    rings = _rings(label_image)
+    exterior = rings.areas > 0
+    ids, parts = np.unique(rings.labels[exterior], return_counts=True)
+    if (parts > 1).any():
+        return outlines(largest_parts(label_image), tolerance)
+    return ids, _simplified(_polygons(_without_collinear(rings), ids), tolerance)
+
+
+def largest_parts(label_image: NDArray[np.integer]) -> NDArray[np.int32]:
+    """Keep of every label only its largest 4-connected part, of equal ones the first in row order.
+
+    Args:
+        label_image: (H, W) integers, 0 is background.
+
+    Returns:
+        (H, W) with the same labels; all other pixels are 0.
+    """
+    kept = np.zeros(label_image.shape, np.int32)
+    for label, box in enumerate(ndimage.find_objects(label_image), start=1):
+        if box is None:
+            continue
+        mask = label_image[box] == label
+        parts, count = ndimage.label(mask)
+        if count > 1:
+            # argmax takes the first of equals, and parts are numbered in row order
+            mask = parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
+        kept[box][mask] = label
+    return kept
+
+
+def moments(label_image: NDArray[np.integer], count: int) -> NDArray[np.int64]:
+    """Sum of x, sum of y and number of pixels of the objects 1 to ``count``, exactly.
+
+    Args:
+        label_image: (H, W) integers from 0 (background) to ``count``.
+        count: number of objects, N.
+
+    Returns:
+        (N, 3) by pixel index in the frame of the image; row i belongs to label i + 1.
+    """
+    y, x = np.nonzero(label_image)
+    label = label_image[y, x]
+    # sums stay far below 2**53, up to which float64 adds integers exactly
+    columns = [np.bincount(label, weights, count + 1)[1:] for weights in (x, y, None)]
+    return np.stack(columns, axis=1).astype(np.int64)
+
+
+def _rings(label_image: NDArray[np.integer]) -> _Rings:
+    """Follow the edges around every object, with the object on the right hand."""
+    keys, follower, width, flat = _edges(label_image)
+    order, starts = _ring_order(follower)
+    keys = keys[order]
+    pixel, side = np.divmod(keys, 4)
+    row, column = np.divmod(pixel, width)
+    x, y = column - 1, row - 1
+    # area between the y axis and the ring: right edges add it, left edges take it off
+    strip = np.where(side == 1, x + 1, np.where(side == 3, -x, 0))
+    areas = np.add.reduceat(strip, starts)
+    xy = np.stack([x, y], axis=1) + _MIDPOINTS[side]
+    return _Rings(xy, starts, flat[pixel[starts]].astype(np.int64), areas)
+
+
+def _edges(
+    label_image: NDArray[np.integer],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], int, NDArray[np.integer]]:
+    """All edges between an object and something else, as 4 * pixel + side of the padded image, with their followers.
+
+    Sides are 0 top, 1 right, 2 bottom, 3 left, walked clockwise. Returns the sorted keys, the index of the edge that
+    follows each, the width of the padded image and that image, flat.
+    """
+    padded = np.pad(label_image, 1)
+    width = padded.shape[1]
+    flat = padded.ravel()
+    outward = (-width, 1, width, -1)
+    pixels = [_edge_pixels(flat, step) for step in outward]
+    keys = np.concatenate([4 * pixel + side for side, pixel in enumerate(pixels)])
+    follow = np.concatenate([_follow(flat, pixel, side, outward) for side, pixel in enumerate(pixels)])
+    order = np.argsort(keys)
+    keys = keys[order]
+    return keys, np.searchsorted(keys, follow[order]), width, flat
+
+
+def _edge_pixels(flat: NDArray[np.integer], outward: int) -> NDArray[np.intp]:
+    """Object pixels whose neighbour ``outward`` steps away has another label. The padding keeps steps inside."""
+    shift = abs(outward)
+    differs = np.flatnonzero(flat[shift:] != flat[:-shift])
+    pixel = differs if outward > 0 else differs + shift
+    return pixel[flat[pixel] > 0]
+
+
+def _follow(
+    flat: NDArray[np.integer], pixel: NDArray[np.intp], side: int, outward: tuple[int, int, int, int]
+) -> NDArray[np.int64]:
+    """The edge after ``side`` of each pixel: around the pixel's own corner, straight on, or around an inner corner."""
+    ahead = pixel + outward[(side + 1) % 4]
+    diagonal = ahead + outward[side]
+    label = flat[pixel]
+    turn = 4 * pixel + (side + 1) % 4
+    straight = 4 * ahead + side
+    inner = 4 * diagonal + (side + 3) % 4
+    # a diagonal neighbour counts only where the pixel ahead joins it: objects are 4-connected
+    return np.where(flat[ahead] != label, turn, np.where(flat[diagonal] != label, straight, inner))
+
+
+def _ring_order(follower: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Edges in walking order, ring after ring, each from its first edge in row order; and where the rings start."""
+    following: list[int] = follower.tolist()
+    visited = bytearray(len(following))
+    order: list[int] = []
+    starts: list[int] = []
+    for first in range(len(following)):
+        if visited[first]:
+            continue
+        starts.append(len(order))
+        edge = first
+        while not visited[edge]:
+            visited[edge] = 1
+            order.append(edge)
+            edge = following[edge]
+    return np.array(order, np.intp), np.array(starts, np.intp)
+
+
+def _without_collinear(rings: _Rings) -> _Rings:
+    """Drop vertices on a straight line between their neighbours."""
+    count = len(rings.xy)
+    before, after = np.arange(-1, count - 1), np.arange(1, count + 1)
+    ends = np.append(rings.starts[1:], count) - 1
+    before[rings.starts], after[ends] = ends, rings.starts
+    back, ahead = rings.xy - rings.xy[before], rings.xy[after] - rings.xy
+    bend = back[:, 0] * ahead[:, 1] != back[:, 1] * ahead[:, 0]
+    starts = np.append(0, np.cumsum(bend))[rings.starts]
+    return rings._replace(xy=rings.xy[bend], starts=starts)
+
+
+def _polygons(rings: _Rings, ids: NDArray[np.int64]) -> NDArray[np.object_]:
+    """One polygon per id from one exterior ring and any holes of that label."""
+    lengths = np.diff(np.append(rings.starts, len(rings.xy)))
+    closed = shapely.linearrings(rings.xy, indices=np.repeat(np.arange(len(lengths)), lengths))
+    exterior = rings.areas > 0
+    shells = np.empty(len(ids), object)
+    shells[np.searchsorted(ids, rings.labels[exterior])] = closed[exterior]
+    owner = np.searchsorted(ids, rings.labels[~exterior])
+    by_owner = np.argsort(owner, kind="stable")
+    polygons: NDArray[np.object_] = shapely.polygons(shells)
+    pierced, first = np.unique(owner[by_owner], return_index=True)
+    for index, holes in zip(pierced, np.split(closed[~exterior][by_owner], first[1:]), strict=False):
+        polygons[index] = shapely.polygons(shells[index], holes=holes)
+    return polygons
+
+
+def _simplified(polygons: NDArray[np.object_], tolerance: float) -> NDArray[np.object_]:
+    if tolerance <= 0:
+        return polygons
+    simpler = shapely.simplify(polygons, tolerance, preserve_topology=False)
+    sound = shapely.is_valid(simpler) & ~shapely.is_empty(simpler) & (shapely.get_type_id(simpler) == 3)
+    kept: NDArray[np.object_] = np.where(sound, simpler, polygons)
+    return kept

@@ -1,0 +1,334 @@
+"""Many slides: one record each, whatever happens; running again does only what is missing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import time
+import traceback
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+
+from wsikit.config import RunConfig
+from wsikit.errors import OutputError, WsikitError
+from wsikit.pipeline.inputs import SlideEntry
+from wsikit.pipeline.report import RunFacts, replace_file, write_report, write_summary
+from wsikit.pipeline.run import RunReport, default_tissue, run
+from wsikit.pipeline.schedule import workers as local_workers
+from wsikit.pipeline.state import (
+    RESULT_VERSION,
+    SCHEMA,
+    Record,
+    digest,
+    is_settled,
+    read_record,
+    source_stamp,
+    versions,
+    write_record,
+)
+from wsikit.predictions import Predictor
+from wsikit.predictors import load_predictor
+from wsikit.sinks import SINKS, Sink
+from wsikit.slides import Slide, open_slide
+from wsikit.tissue import TissueMask, find_tissue
+
+SPOOL = ".spool"
+OVERVIEW = "overview.png"
+
+
+class Observer(Protocol):
+    """Told what happens, from several threads."""
+
+    def started(self, entry: SlideEntry) -> None:
+        """Work on a slide begins."""
+        ...
+
+    def progress(self, entry: SlideEntry, done: int, total: int) -> None:
+        """Some of its super-tiles are done."""
+        ...
+
+    def finished(self, entry: SlideEntry, record: Record, *, kept: bool) -> None:
+        """A slide has its outcome; ``kept`` when it is an earlier run's."""
+        ...
+
+
+class Silent:
+    """An observer that says nothing."""
+
+    def started(self, entry: SlideEntry) -> None:
+        """Nothing."""
+
+    def progress(self, entry: SlideEntry, done: int, total: int) -> None:
+        """Nothing."""
+
+    def finished(self, entry: SlideEntry, record: Record, *, kept: bool) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What all slides of a run share."""
+
+    out: Path
+    config: RunConfig
+    predictor: Predictor
+    force: bool
+    observer: Observer
+    client: Any
+
+
+def run_many(
+    entries: Sequence[SlideEntry],
+    out: str | Path,
+    config: RunConfig,
+    *,
+    force: bool = False,
+    observer: Observer | None = None,
+    command: str = "",
+) -> list[Record]:
+    """Run a model over many slides and leave one folder per slide, run.yaml, summary.csv and report.html.
+
+    A slide that fails costs only itself: its record says why, the others go on. A slide whose record shows that it is
+    done with the same parameters, file and version is kept as it is.
+
+    Args:
+        entries: from ``find_slides``.
+        out: the output folder, made if it is not there.
+        config: the run's configuration.
+        force: redo slides that are done.
+        observer: told what happens.
+        command: the command line, for run.yaml and the report.
+
+    Returns:
+        The records (what slide.json holds), in the order of the entries.
+
+    Raises:
+        UnknownNameError: the model or an output format does not exist.
+        ConfigError: a configuration that no slide could be run with.
+        OutputError: the output folder cannot be written.
+    """
+    out = Path(out)
+    for name in config.format:
+        SINKS[name]
+    predictor = load_predictor(config.model, mpp=config.mpp, min_tissue=config.min_tissue, device=config.device)
+    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+    _write_run_yaml(out, config, command, started)
+    count = config.num_workers or os.cpu_count() or 1
+    with local_workers(count, processes=True) as client, ThreadPoolExecutor(min(count, len(entries) or 1)) as pool:
+        shared = _Run(out, config, predictor, force, observer or Silent(), client)
+        records = list(pool.map(lambda entry: _slide(shared, entry), entries))
+    facts = RunFacts(command, time.perf_counter() - clock, config.result_parameters(), started)
+    write_summary(out, records)
+    write_report(out, records, run=facts)
+    return records
+
+
+def _write_run_yaml(out: Path, config: RunConfig, command: str, started: str) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"the output folder {out} cannot be made: {error.strerror}", remedy="choose another folder with -o"
+        ) from error
+    values = config.model_dump(mode="json")
+    values["provenance"] = {
+        "command": command,
+        "started": started,
+        "versions": versions(),
+    }
+    replace_file(out / "run.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
+
+
+def _slide(shared: _Run, entry: SlideEntry) -> Record:
+    """One slide to its record; nothing but an interrupt gets out of here."""
+    folder = shared.out / entry.slide_id
+    key = _key(entry, shared.config, shared.predictor)
+    record = read_record(folder)
+    if record is not None and not shared.force and is_settled(record, key, folder):
+        shared.observer.finished(entry, record, kept=True)
+        return record
+    shared.observer.started(entry)
+    record = _attempt(shared, entry, folder, key)
+    shared.observer.finished(entry, record, kept=False)
+    return record
+
+
+def _key(entry: SlideEntry, config: RunConfig, predictor: Predictor) -> str:
+    """Changes with anything that could change a slide's results."""
+    return digest(
+        {
+            "parameters": config.result_parameters(),
+            "model": model_card(predictor),
+            "mpp_override": entry.mpp or config.mpp_override,
+            "mask": str(entry.mask_path) if entry.mask_path else None,
+            "mask_stamp": source_stamp(entry.mask_path) if entry.mask_path else None,
+            "source": source_stamp(entry.path),
+            "result_version": RESULT_VERSION,
+        }
+    )
+
+
+def is_done(entry: SlideEntry, out: Path, config: RunConfig, predictor: Predictor) -> bool:
+    """Whether a run with these parameters would keep what it finds of a slide."""
+    folder = out / entry.slide_id
+    return is_settled(read_record(folder), _key(entry, config, predictor), folder)
+
+
+def _attempt(shared: _Run, entry: SlideEntry, folder: Path, key: str) -> Record:
+    base: Record = {
+        "schema": SCHEMA,
+        "slide_id": entry.slide_id,
+        "path": str(entry.path),
+        "patient": entry.patient,
+        "status": "running",
+        "reason": "",
+        "message": "",
+        "remedy": "",
+        "key": key,
+        "source": source_stamp(entry.path),
+        "versions": versions(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    clock = time.perf_counter()
+    try:
+        _clear(folder)
+        write_record(folder, base)
+        record = base | _run_one(shared, entry, folder)
+    except Exception as error:  # noqa: BLE001  # one slide must not hurt another; the record says what happened
+        record = base | failure(error) | {"seconds": {"total": round(time.perf_counter() - clock, 3)}}
+    record["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
+    try:
+        write_record(folder, record)
+    except WsikitError as error:
+        record |= failure(error)
+    return record
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier attempt left, so that outputs of different parameters never stand side by side."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
+
+
+def _run_one(shared: _Run, entry: SlideEntry, folder: Path) -> Record:
+    config = shared.config
+    with open_slide(entry.path, entry.mpp or config.mpp_override) as slide:
+        report = run(
+            slide,
+            shared.predictor,
+            *make_sinks(config, folder),
+            mask=tissue_of(slide, entry, config),
+            slide_id=entry.slide_id,
+            client=shared.client,
+            batch_size=config.batch_size,
+            supertile=config.supertile,
+            overview=folder / OVERVIEW,
+            spool=folder / SPOOL,
+            progress=lambda done, total: shared.observer.progress(entry, done, total),
+        )
+        return describe(slide, shared.predictor, report)
+
+
+def make_sinks(config: RunConfig, folder: Path) -> list[Sink]:
+    """The sinks that a configuration asks for, writing into a slide's folder."""
+    options: dict[str, dict[str, Any]] = {"geojson.gz": {"split": config.split}, "omezarr": {"ngff": config.ngff}}
+    made: list[Sink] = []
+    for name in dict.fromkeys(config.format):
+        sink = SINKS.load(name)
+        made.append(sink(folder / sink.filename, **options.get(name, {})))
+    return made
+
+
+def tissue_of(slide: Slide, entry: SlideEntry, config: RunConfig) -> TissueMask:
+    """Where to look on a slide: the manifest's mask, or what the configuration says."""
+    if entry.mask_path is not None:
+        return TissueMask.from_image(entry.mask_path, slide)
+    if config.tissue == "whole":
+        return TissueMask.whole(slide)
+    return find_tissue(slide) if config.tissue == "detect" else default_tissue(slide)
+
+
+def model_card(predictor: Predictor) -> dict[str, Any]:
+    """What identifies a model: two models with the same card give the same results."""
+    return {
+        "name": predictor.name,
+        "class": f"{type(predictor).__module__}:{type(predictor).__qualname__}",
+        "tile": asdict(predictor.tile),
+        "labels": [asdict(label) for label in predictor.labels],
+    }
+
+
+def describe(slide: Slide, predictor: Predictor, report: RunReport) -> Record:
+    """The part of a record that a successful run fills."""
+    merged, card = report.merged, model_card(predictor)
+    partial = report.status == "partial"
+    return {
+        "status": report.status,
+        "reason": "bad_tiles" if partial else "",
+        "message": f"{len(report.bad_tiles)} tile(s) of the file cannot be decoded" if partial else "",
+        "remedy": "copy or scan the slide again; results leave these tiles out" if partial else "",
+        "reader": {"name": slide.reader.name, "vendor": slide.reader.vendor},
+        "width": slide.width,
+        "height": slide.height,
+        "mpp": slide.mpp,
+        "mpp_source": slide.mpp_source,
+        "bounds_offset": list(slide.bounds_offset),
+        "model": {
+            "name": predictor.name,
+            "mpp": report.mpp,
+            "core": report.core,
+            "halo": report.halo,
+            "labels": card["labels"],
+            "hash": digest(card),
+        },
+        "tissue": dict(report.tissue),
+        "bound": dict(report.bound),
+        "patches": report.patches,
+        "objects": merged.objects,
+        "objects_per_class": dict(merged.objects_per_class),
+        "seam_conflicts": merged.seam_conflicts,
+        "area_fractions": dict(merged.area_fractions),
+        "tissue_um2": report.tissue_um2,
+        "bad_tiles": [{"level": tile.level, "box": list(tile.level0())} for tile in report.bad_tiles],
+        "seconds": dict(report.seconds),
+        "peak_rss_mb": report.peak_rss_mb,
+        "outputs": dict(report.outputs),
+    }
+
+
+def failure(error: Exception) -> Record:
+    """The part of a record that says why a slide failed."""
+    if isinstance(error, WsikitError):
+        return {"status": "failed", "reason": error.code, "message": str(error), "remedy": error.remedy}
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return {"status": "failed", "reason": "no_space", "message": str(error), "remedy": "free some space, run again"}
+    if type(error).__name__ == "KilledWorker":
+        return {
+            "status": "failed",
+            "reason": "worker_lost",
+            "message": f"a worker process died again and again on this slide: {error}",
+            "remedy": "try a smaller --supertile; a reader may have crashed, or memory run out",
+        }
+    return {
+        "status": "failed",
+        "reason": "io_error" if isinstance(error, OSError) else "internal",
+        "message": f"{type(error).__name__}: {error}",
+        "remedy": "run again; if it stays, report it with the traceback in slide.json",
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+
+
+def all_complete(records: Sequence[Record]) -> bool:
+    """Whether every slide ended complete: exit code 0 rather than 3."""
+    return all(record.get("status") == "complete" for record in records)

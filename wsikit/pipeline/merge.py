@@ -1,0 +1,299 @@
+"""From spools to finished outputs: the second half of a run, in one thread, in one fixed order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from wsikit.features import FeatureKind, Features, Layer, MaskBlock
+from wsikit.geometry import Region
+from wsikit.pipeline.overview import Field, Outlines, Scene, choose_fields, draw_overview
+from wsikit.predictions import Objects, Predictor, ScoreMap
+from wsikit.sinks import FeatureSink, MaskSink, Sink, SinkContext
+from wsikit.slides import BadTile, Pixels, Slide
+from wsikit.stitching.maps import MapMerge
+from wsikit.stitching.objects import ObjectMerge, Records
+from wsikit.stitching.raster import InstanceIds, instance_blocks
+from wsikit.tiling import TileGrid
+from wsikit.tissue import TissueMask
+
+OVERVIEW_SIDE = 1400
+"""Longer side in px of the picture of the whole slide that goes into overview.png and the mask file."""
+BLOCK = 2048
+"""Side of the blocks that score maps are merged in where no sink wants another."""
+DRAWN_OBJECTS = 20_000
+"""Outlines kept for the overview; a slide with more shows them as density anyway."""
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What a slide's predictions came to."""
+
+    objects: int = 0
+    """Features with a class: detections, cells or points."""
+    objects_per_class: Mapping[str, int] = field(default_factory=dict)
+    seam_conflicts: int = 0
+    area_fractions: Mapping[str, float] = field(default_factory=dict)
+    """label -> share of the analysed tissue area, for score maps."""
+
+
+@dataclass(slots=True)
+class _Gallery:
+    """What the overview needs, gathered while results stream by: points of all objects, outlines of the first ones."""
+
+    centroids: list[NDArray[np.float32]] = field(default_factory=list)
+    labels: list[NDArray[np.int64]] = field(default_factory=list)
+    outlines: list[NDArray[np.object_]] = field(default_factory=list)
+    drawn: int = 0
+    classes: Pixels | None = None
+    find: Callable[[Region], Outlines] | None = None
+
+
+@dataclass(slots=True)
+class _Merge:
+    """One slide's merge; holds what its steps share."""
+
+    slide: Slide
+    predictor: Predictor
+    grid: TileGrid
+    tissue: TissueMask
+    bad: tuple[BadTile, ...]
+    spool: Path
+    sinks: Sequence[Sink]
+    gallery: _Gallery = field(default_factory=_Gallery)
+
+    @property
+    def scale(self) -> float:
+        """Level-0 pixels per lattice pixel."""
+        return self.grid.spec.mpp / self.slide.mpp
+
+    def feature_sinks(self) -> list[FeatureSink]:
+        return [sink for sink in self.sinks if sink.takes == "features"]
+
+    def mask_sinks(self) -> list[MaskSink]:
+        return [sink for sink in self.sinks if sink.takes == "masks"]
+
+    def write(self) -> Merged:
+        return self._write_map() if self.predictor.produces is ScoreMap else self._write_objects()
+
+    def _write_objects(self) -> Merged:
+        merge, ids = ObjectMerge(self.spool), InstanceIds()
+        counts = np.zeros(len(self.predictor.labels), np.int64)
+        for records, origin in merge:
+            x, y = records.centroids.T
+            on_tissue = self.tissue.contains(x, y, self.grid.spec.mpp)
+            records, origin = records[on_tissue], origin[on_tissue]
+            if not len(records):
+                continue
+            ids.assign(records, origin, int(counts.sum()) + 1)
+            counts += np.bincount(records.labels, minlength=len(counts))
+            features = self._features(records)
+            self._remember(records, features)
+            for sink in self.feature_sinks():
+                sink.write(features)
+        plane = self.slide.plane(self.grid.spec.mpp)
+        if self.predictor.produces is Objects:
+            for mask_sink in self.mask_sinks():
+                _write_all(mask_sink, instance_blocks(ids, plane, mask_sink.block))
+        self.gallery.find = lambda region: self._outlines(ids, region)
+        found = {label.name: int(n) for label, n in zip(self.predictor.labels, counts, strict=True)}
+        return Merged(int(counts.sum()), found, merge.seam_conflicts)
+
+    def _features(self, records: Records) -> Features:
+        kind: FeatureKind = "detection" if records.nuclei is None else "cell"
+        nuclei = None if records.nuclei is None else self._level0(records.nuclei)
+        measured = {"Score": records.scores, **records.measurements}
+        return Features(kind, self._level0(records.geometries), records.labels, measured, nuclei)
+
+    def _level0(self, geometries: NDArray[np.object_]) -> NDArray[np.object_]:
+        scale = self.scale
+        moved: NDArray[np.object_] = shapely.transform(geometries, lambda xy: xy * scale)
+        return moved
+
+    def _remember(self, records: Records, features: Features) -> None:
+        gallery = self.gallery
+        gallery.centroids.append((records.centroids * self.scale).astype(np.float32))
+        gallery.labels.append(records.labels.astype(np.uint8))
+        room = DRAWN_OBJECTS - gallery.drawn
+        gallery.outlines.append(features.geometries[:room])
+        gallery.drawn += len(features.geometries[:room])
+
+    def _outlines(self, ids: InstanceIds, region: Region) -> Outlines:
+        """Every object that meets a region."""
+        parts = [ids.load(path) for path in ids.touching(region)]
+        if not parts:
+            return Outlines.none()
+        shapes = self._level0(np.concatenate([shapes for shapes, _, _ in parts]))
+        labels = np.concatenate([labels for _, _, labels in parts])
+        return Outlines(shapes, labels).inside(region.level0(self.slide))
+
+    def _write_map(self) -> Merged:
+        labels = self.predictor.labels
+        merge = self.map_merge()
+        sinks = self.mask_sinks()
+        step = max(1, max(self.grid.size) // OVERVIEW_SIDE)
+        small = np.zeros((-(-self.grid.size[1] // step), -(-self.grid.size[0] // step)), np.uint8)
+        for block in merge.blocks(sinks[0].block if sinks else BLOCK):
+            for sink in sinks:
+                sink.write(block)
+            _downsample_into(small, block, step)
+        self.gallery.classes = small
+        total = max(int(merge.pixels.sum()), 1)
+        fractions = {label.name: int(n) / total for label, n in zip(labels, merge.pixels, strict=True)}
+        annotated = self._tissue_annotation(merge.pixels, fractions)
+        for feature_sink in self.feature_sinks():
+            feature_sink.write(annotated)
+        return Merged(len(annotated), {}, 0, fractions if merge.pixels.any() else {})
+
+    def _tissue_annotation(self, pixels: NDArray[np.int64], fractions: Mapping[str, float]) -> Features:
+        """One annotation of all tissue that carries the areas, so that QuPath shows them; none without tissue."""
+        polygons = self.tissue.polygons(self.slide)
+        shapes = np.empty(1 if polygons else 0, object)
+        shapes[:] = shapely.MultiPolygon(polygons)
+        pixel_area = self.grid.spec.mpp**2
+        values = {f"{name} area um^2": n * pixel_area for name, n in zip(fractions, pixels, strict=True)}
+        values |= {f"{name} fraction": share for name, share in fractions.items()}
+        measured = {name: np.full(len(shapes), value, np.float64) for name, value in values.items()}
+        unclassified = np.full(len(shapes), -1, np.int64)
+        return Features("annotation", shapes, unclassified, measured, names=("Tissue",) * len(shapes))
+
+    def map_merge(self) -> MapMerge:
+        boxes = [tile.lattice(1 / self.scale) for tile in self.bad]
+        return MapMerge(self.spool, self.grid, len(self.predictor.labels), self.tissue, boxes)
+
+
+def merge(
+    slide: Slide,
+    slide_id: str,
+    predictor: Predictor,
+    grid: TileGrid,
+    tissue: TissueMask,
+    bad: tuple[BadTile, ...],
+    spool: Path,
+    sinks: Sequence[Sink],
+    overview: Path | None,
+) -> Merged:
+    """Merge the spools of a slide into its sinks, then draw the overview; sinks commit only when all have succeeded.
+
+    Raises:
+        OutputError: something cannot be written; then no output of this slide is left behind by it.
+    """
+    picture, mpp = overview_picture(slide)
+    context = SinkContext(
+        slide_id=slide_id,
+        slide_mpp=slide.mpp,
+        bounds_offset=slide.bounds_offset,
+        mpp=grid.spec.mpp,
+        size=grid.size,
+        labels=predictor.labels,
+        model=predictor.name,
+        layers=_layers(predictor),
+        has_scores=predictor.produces is ScoreMap,
+        overview=picture,
+        overview_mpp=mpp,
+    )
+    work = _Merge(slide, predictor, grid, tissue, bad, spool, sinks)
+    begun: list[Sink] = []
+    try:
+        for sink in sinks:
+            begun.append(sink)
+            sink.begin(context)
+        merged = work.write()
+        if overview is not None:
+            draw_overview(_scene(work, slide_id, merged, picture, mpp), overview)
+        for sink in sinks:
+            sink.commit()
+    except BaseException:
+        for sink in begun:
+            sink.abort()
+        raise
+    return merged
+
+
+def overview_picture(slide: Slide) -> tuple[Pixels, float]:
+    """(H, W, 3) of the whole slide, at most about 1400 px a side, and its um per pixel."""
+    mpp = slide.resolve(max(slide.mpp, max(slide.width, slide.height) * slide.mpp / OVERVIEW_SIDE))
+    return slide.read_partial(slide.plane(mpp)).pixels, mpp
+
+
+def _layers(predictor: Predictor) -> tuple[Layer, ...]:
+    colors = {i: label.color for i, label in enumerate(predictor.labels, 1)}
+    names = {i: label.name for i, label in enumerate(predictor.labels, 1)}
+    classes = Layer("classes", "uint8", colors, names)
+    if predictor.produces is ScoreMap:
+        return (classes,)
+    return (classes, Layer("instances", "uint32")) if predictor.produces is Objects else ()
+
+
+def _write_all(sink: MaskSink, blocks: Iterable[MaskBlock]) -> None:
+    for block in blocks:
+        sink.write(block)
+
+
+def _downsample_into(small: Pixels, block: MaskBlock, step: int) -> None:
+    """Put every ``step``-th pixel of a block's classes where it belongs."""
+    region, classes = block.region, block.layers["classes"]
+    x, y = -region.x % step, -region.y % step
+    part = classes[y::step, x::step]
+    row, column = (region.y + y) // step, (region.x + x) // step
+    small[row : row + part.shape[0], column : column + part.shape[1]] = part
+
+
+def _scene(work: _Merge, slide_id: str, merged: Merged, picture: Pixels, mpp: float) -> Scene:
+    gallery, slide = work.gallery, work.slide
+    if gallery.classes is not None:
+        rows, columns = np.nonzero(gallery.classes)
+        step = slide.width / gallery.classes.shape[1]
+        centroids = np.stack([columns + 0.5, rows + 0.5], axis=1) * step
+    else:
+        centroids = np.concatenate(gallery.centroids) if gallery.centroids else np.zeros((0, 2), np.float32)
+    return Scene(
+        slide_id=slide_id,
+        slide_mpp=slide.mpp,
+        size=(slide.width, slide.height),
+        picture=picture,
+        picture_mpp=mpp,
+        model=work.predictor.name,
+        mpp=work.grid.spec.mpp,
+        labels=work.predictor.labels,
+        tissue=work.tissue.polygons(slide),
+        objects=_drawn(gallery, centroids),
+        classes=gallery.classes,
+        fields=tuple(_fields(work, centroids)),
+        counts=merged.objects_per_class,
+        fractions=merged.area_fractions,
+        bad=[tile.level0() for tile in work.bad],
+    )
+
+
+def _drawn(gallery: _Gallery, centroids: NDArray[np.floating]) -> Outlines:
+    """All outlines where they are few enough to be seen, else all objects as points."""
+    if not gallery.labels:
+        return Outlines.none()
+    labels = np.concatenate(gallery.labels).astype(np.int64)
+    shapes = np.concatenate(gallery.outlines)
+    return Outlines(shapes if len(shapes) == len(labels) else shapely.points(centroids.astype(np.float64)), labels)
+
+
+def _fields(work: _Merge, centroids: NDArray[np.floating]) -> Iterator[Field]:
+    slide, mpp = work.slide, work.grid.spec.mpp
+    regions = choose_fields(
+        centroids.astype(np.float64), size=(slide.width, slide.height), slide_mpp=slide.mpp, mpp=mpp
+    )
+    for region in regions:
+        pixels = slide.read_partial(region).pixels
+        objects = work.gallery.find(region) if work.gallery.find else Outlines.none()
+        yield Field(region, pixels, objects, _classes_of(work, region))
+
+
+def _classes_of(work: _Merge, region: Region) -> Pixels | None:
+    """The class map of a field of a score map, merged once more for this region only."""
+    if work.predictor.produces is not ScoreMap:
+        return None
+    block = work.map_merge().block(region)
+    return None if block is None else block.layers["classes"].astype(np.uint8)

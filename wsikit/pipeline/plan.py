@@ -1,0 +1,42 @@
+"""What a run would do, found without running the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from wsikit.config import RunConfig
+from wsikit.errors import WsikitError
+from wsikit.pipeline.batch import is_done, tissue_of
+from wsikit.pipeline.inputs import SlideEntry
+from wsikit.predictors import load_predictor
+from wsikit.sinks import SINKS
+from wsikit.slides import open_slide
+from wsikit.tiling import SUPERTILE, TileGrid
+
+
+def plan(entries: Sequence[SlideEntry], out: Path, config: RunConfig) -> Iterator[str]:
+    """One line per slide and a total. Opens every slide and finds its tissue; writes nothing.
+
+    Raises:
+        UnknownNameError: the model or an output format does not exist.
+    """
+    for name in config.format:
+        SINKS[name]
+    predictor = load_predictor(config.model, mpp=config.mpp, min_tissue=config.min_tissue, device=config.device)
+    todo = patches = 0
+    for entry in entries:
+        if is_done(entry, out, config, predictor):
+            yield f"{entry.slide_id}: done, kept"
+            continue
+        try:
+            with open_slide(entry.path, entry.mpp or config.mpp_override) as slide:
+                grid = TileGrid.cover(slide, predictor.tile, tissue_of(slide, entry, config))
+                tasks = len(grid.supertiles(config.supertile or SUPERTILE))
+                size = f"{slide.width}x{slide.height} px at {slide.mpp:.4g} um/px ({slide.reader.name})"
+        except WsikitError as error:
+            yield f"{entry.slide_id}: would fail ({error.code}): {error}"
+            continue
+        todo, patches = todo + 1, patches + len(grid)
+        yield f"{entry.slide_id}: {size}, {len(grid)} patches of {grid.spec.patch} px in {tasks} super-tiles"
+    yield f"{todo} of {len(entries)} slides to run, {patches} patches, formats {', '.join(config.format)}, into {out}"

@@ -1,0 +1,339 @@
+"""One slide, from pixels to files."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from wsikit.errors import ConfigError, PixelReadError, PredictionError, WsikitError
+from wsikit.geometry import Box
+from wsikit.pipeline.merge import Merged, merge
+from wsikit.pipeline.schedule import bounded, slots
+from wsikit.pipeline.schedule import workers as local_workers
+from wsikit.predictions import Batch, Prediction, Predictor
+from wsikit.sinks import Sink
+from wsikit.slides import BadTile, Slide, open_slide
+from wsikit.stitching import collector
+from wsikit.tiling import SUPERTILE, TileGrid, cut
+from wsikit.tissue import TissueMask, find_tissue
+
+Progress = Callable[[int, int], None]
+"""Called with (super-tiles done, super-tiles in all)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """What a run did and found."""
+
+    slide_id: str
+    status: str
+    """"complete", or "partial" where tiles of the file could not be decoded."""
+    patches: int
+    """Windows predicted."""
+    merged: Merged
+    """Objects, areas and seam conflicts."""
+    tissue_um2: float
+    tissue: Mapping[str, float | str]
+    """How tissue was found."""
+    bound: Mapping[str, Any]
+    """What ``prepare`` bound for this slide."""
+    mpp: float
+    """um per pixel of the prediction: the level's own where one was near the wish."""
+    core: int
+    halo: int
+    bad_tiles: tuple[BadTile, ...]
+    seconds: Mapping[str, float]
+    """Per stage and in total; ``predict`` is wall time over all workers."""
+    peak_rss_mb: float
+    """Largest resident memory of this process and its workers so far, added up."""
+    outputs: Mapping[str, int] = field(default_factory=dict)
+    """File name -> bytes."""
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{n} {name}" for name, n in self.merged.objects_per_class.items())
+        areas = ", ".join(f"{share:.1%} {name}" for name, share in self.merged.area_fractions.items())
+        bad = f", {len(self.bad_tiles)} bad tiles" if self.bad_tiles else ""
+        found = counts or areas or "nothing found"
+        return (
+            f"{self.slide_id}: {self.status}, {self.patches} patches, {found}{bad}, "
+            f"{self.seconds['total']:.1f} s, peak {self.peak_rss_mb:.0f} MB"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SlideRef:
+    """How a worker opens the slide that the caller has open."""
+
+    path: Path
+    mpp_override: float | None
+    reader: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What all tasks of a slide share."""
+
+    slide: Slide | SlideRef
+    predictor: Predictor
+    spool: Path
+    batch_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """What a task tells the caller; what it found lies in the spool."""
+
+    patches: int
+    bad: tuple[BadTile, ...]
+    readable: bool
+    """Whether any pixel of the super-tile could be decoded."""
+    pid: int
+    peak_rss_mb: float
+
+
+@lru_cache(maxsize=4)
+def _opened(ref: SlideRef) -> Slide:
+    """A worker keeps its slides open from task to task; an evicted one closes when nobody uses it any more."""
+    return open_slide(ref.path, ref.mpp_override, ref.reader)
+
+
+def predict_supertile(job: Job, numbered: tuple[int, TileGrid]) -> TaskResult:
+    """Read one super-tile, predict its windows and spool what they own. The unit of scheduling."""
+    index, grid = numbered
+    slide = job.slide if isinstance(job.slide, Slide) else _opened(job.slide)
+    region = grid.extent()
+    part = slide.read_partial(region)
+    scale = slide.mpp / region.mpp
+    bad: list[Box] = [
+        (x0 * scale, y0 * scale, x1 * scale, y1 * scale) for x0, y0, x1, y1 in map(BadTile.level0, part.bad)
+    ]
+    predictor = job.predictor
+    collected = collector(predictor.produces, grid, len(predictor.labels), bad, job.spool, index)
+    cores = iter(grid.core(i) for i in range(len(grid)))
+    for batch in cut(part.pixels, region, grid, job.batch_size):
+        for prediction in checked_predictions(predictor, batch):
+            collected.add(prediction, next(cores))  # type: ignore[arg-type]  # checked to be what it produces
+    collected.save()
+    return TaskResult(len(grid), part.bad, _any_readable(slide, grid, bad), os.getpid(), _peak_rss_mb())
+
+
+def _any_readable(slide: Slide, grid: TileGrid, bad: Sequence[Box]) -> bool:
+    plane = grid.extent().intersection(slide.plane(grid.spec.mpp))
+    if plane is None or not bad:
+        return True
+    lost = sum(
+        max(0.0, min(x1, plane.x1) - max(x0, plane.x)) * max(0.0, min(y1, plane.y1) - max(y0, plane.y))
+        for x0, y0, x1, y1 in bad
+    )
+    return lost < plane.width * plane.height - 0.5
+
+
+def checked_predictions(predictor: Predictor, batch: Batch) -> Sequence[Prediction]:
+    """Predict a batch and hold the predictor to its contract.
+
+    Raises PredictionError (code bad_predictions, or predictor_error where the predictor itself raised).
+    """
+    first = batch.regions[0]
+    where = f"batch of {len(batch)} from x={first.x}, y={first.y} at {first.mpp:.4g} um/px"
+    try:
+        predictions = list(predictor.predict(batch))
+    except WsikitError:
+        raise
+    except Exception as error:  # a plug-in may raise anything, and the report must say whose error it was
+        raise PredictionError(
+            f"the predictor {predictor.name!r} raised {type(error).__name__}: {error} ({where})", code="predictor_error"
+        ) from error
+    if len(predictions) != len(batch):
+        raise PredictionError(f"{predictor.name!r} gave {len(predictions)} predictions for a {where}")
+    for prediction, region in zip(predictions, batch.regions, strict=True):
+        if not isinstance(prediction, predictor.produces):
+            raise PredictionError(
+                f"{predictor.name!r} says it produces {predictor.produces.__name__} and gave "
+                f"{type(prediction).__name__} ({where})"
+            )
+        if prediction.region != region:
+            raise PredictionError(f"{predictor.name!r} gave a prediction for {prediction.region}, asked for {region}")
+        prediction.check(len(predictor.labels))
+    return predictions
+
+
+def run(
+    slide: Slide,
+    predictor: Predictor,
+    *sinks: Sink,
+    mask: TissueMask | None = None,
+    slide_id: str | None = None,
+    workers: int = 1,
+    client: Any = None,
+    batch_size: int = 16,
+    supertile: int | None = None,
+    overview: Path | None = None,
+    spool: Path | None = None,
+    progress: Progress | None = None,
+) -> RunReport:
+    """Run a predictor over one slide and write what it says to the sinks, in this process.
+
+    Args:
+        slide: an open slide.
+        predictor: not yet bound; ``prepare`` is called here.
+        sinks: where results go; each becomes visible only when it is complete.
+        mask: where to look. By default tissue is found, except that plain images are all tissue.
+        slide_id: names the slide in stable feature ids; by default the file's stem.
+        workers: threads of this process.
+        client: a ``dask.distributed`` client to use instead of ``workers``; its workers must see the same files.
+        batch_size: patches per call of ``predict``.
+        supertile: side in lattice pixels of what a task reads; by default 4096, smaller where that leaves workers
+            idle. It changes speed and memory, never the result.
+        overview: PNG to draw of the slide, its tissue and what was found.
+        spool: folder for intermediate results, removed at the end; by default a temporary one.
+        progress: called as super-tiles complete.
+
+    Raises:
+        ResolutionError: the slide holds nothing as fine as the predictor wants.
+        PixelReadError: no pixel that was needed could be decoded.
+        PredictionError: the predictor broke its contract.
+        OutputError: a sink could not write.
+    """
+    if batch_size < 1 or workers < 1:
+        raise ConfigError(f"batch_size and workers must be at least 1, got {batch_size} and {workers}")
+    clock = Clock()
+    with clock("tissue"):
+        tissue = mask if mask is not None else default_tissue(slide)
+    with clock("prepare"):
+        bound = predictor.prepare(slide, tissue)
+        grid = TileGrid.cover(slide, bound.tile, tissue)
+    with spool_folder(spool) as folder:
+        with clock("predict"), _client(client, workers) as scheduler:
+            results = list(_predict(slide, bound, grid, folder, scheduler, batch_size, supertile, progress))
+        if results and not any(result.readable for result in results):
+            raise PixelReadError(f"{slide.path.name}: none of the pixels that were needed can be decoded")
+        bad = tuple(dict.fromkeys([*tissue.bad, *(tile for result in results for tile in result.bad)]))
+        name = slide_id if slide_id is not None else slide.path.stem
+        with clock("merge"):
+            merged = merge(slide, name, bound, grid, tissue, bad, folder, sinks, overview)
+    return RunReport(
+        slide_id=name,
+        status="partial" if bad else "complete",
+        patches=sum(result.patches for result in results),
+        merged=merged,
+        tissue_um2=tissue.area_um2,
+        tissue=tissue.info,
+        bound=bound.bound,
+        mpp=grid.spec.mpp,
+        core=grid.spec.core,
+        halo=grid.spec.halo,
+        bad_tiles=bad,
+        seconds=clock.seconds(),
+        peak_rss_mb=_total_peak(results),
+        outputs={sink.path.name: size_on_disk(sink.path) for sink in sinks},
+    )
+
+
+def default_tissue(slide: Slide) -> TissueMask:
+    """Found by colour, except that a plain image (a field somebody chose) is all tissue."""
+    return TissueMask.whole(slide) if slide.reader.is_field else find_tissue(slide)
+
+
+def _predict(
+    slide: Slide,
+    predictor: Predictor,
+    grid: TileGrid,
+    spool: Path,
+    client: Any,
+    batch_size: int,
+    supertile: int | None,
+    progress: Progress | None,
+) -> Iterator[TaskResult]:
+    parts = choose_supertiles(grid, supertile, slots(client))
+    shared: Slide | SlideRef = slide
+    if client is not None:
+        shared = SlideRef(slide.path.absolute(), slide.mpp_override, slide.reader.name)
+    job = Job(shared, predictor, spool, batch_size)
+    if progress:
+        progress(0, len(parts))
+    for done, result in enumerate(bounded(client, partial(predict_supertile, job), enumerate(parts)), 1):
+        if progress:
+            progress(done, len(parts))
+        yield result
+
+
+def choose_supertiles(grid: TileGrid, side: int | None, slots: int) -> list[TileGrid]:
+    """The super-tiles of a grid: as asked for, or 4096 px and smaller while workers would be idle."""
+    if side is not None:
+        return grid.supertiles(side)
+    side = SUPERTILE
+    parts = grid.supertiles(side)
+    while slots > 1 and len(parts) < 2 * slots and side // 2 >= grid.spec.core:
+        side //= 2
+        parts = grid.supertiles(side)
+    return parts
+
+
+@contextmanager
+def _client(client: Any, workers: int) -> Iterator[Any]:
+    if client is not None:
+        yield client
+        return
+    with local_workers(workers, processes=False) as own:
+        yield own
+
+
+@contextmanager
+def spool_folder(folder: Path | None) -> Iterator[Path]:
+    """The given folder, made afresh and removed at the end, or a temporary one."""
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="wsikit-spool-") as temporary:
+            yield Path(temporary)
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Clock:
+    """Wall seconds per stage."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._stages: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._stages[stage] = time.perf_counter() - start
+
+    def seconds(self) -> dict[str, float]:
+        """Stage -> seconds, and the total since the clock was made."""
+        stages = {**self._stages, "total": time.perf_counter() - self._start}
+        return {name: round(value, 3) for name, value in stages.items()}
+
+
+def _peak_rss_mb() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def _total_peak(results: Sequence[TaskResult]) -> float:
+    peaks = {os.getpid(): _peak_rss_mb()}
+    for result in results:
+        peaks[result.pid] = max(peaks.get(result.pid, 0.0), result.peak_rss_mb)
+    return round(sum(peaks.values()), 1)
+
+
+def size_on_disk(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())

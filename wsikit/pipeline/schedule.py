@@ -1,0 +1,79 @@
+"""Tasks on workers: a bounded window in flight, so that neither a graph nor memory grows with the slide."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+IN_FLIGHT = 2
+"""Tasks submitted per worker: one that runs and one that waits."""
+
+
+@contextmanager
+def workers(count: int, *, processes: bool) -> Iterator[Any]:
+    """A ``dask.distributed`` client over ``count`` workers of this machine, or None where one worker is enough.
+
+    Args:
+        count: how many tasks run at once. With 1 tasks run in the caller's thread and dask is not imported.
+        processes: spawned processes of one thread each, or threads of this process.
+    """
+    if count == 1:
+        yield None
+        return
+    from distributed import Client, LocalCluster
+
+    with ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="wsikit-dask-"))
+        cluster = LocalCluster(
+            n_workers=count if processes else 1,
+            threads_per_worker=1 if processes else count,
+            processes=processes,
+            # dask's own limit counts the whole process, the page cache of mapped files included, and pauses or kills
+            memory_limit=0,
+            dashboard_address=None,
+            local_directory=scratch,
+            silence_logs=logging.CRITICAL,
+        )
+        stack.enter_context(cluster)
+        yield stack.enter_context(Client(cluster))
+
+
+def slots(client: Any) -> int:
+    """How many tasks a client's workers run at once; 1 without a client."""
+    return 1 if client is None else sum(client.nthreads().values())
+
+
+def bounded(client: Any, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Results of ``function`` over ``items`` as they complete, a bounded number in flight.
+
+    Args:
+        client: from ``workers``; None runs the items one after another in this thread.
+        function: importable by the workers; it should take 200 ms or more, since a task costs about 1 ms.
+        items: consumed as workers become free.
+
+    The first error cancels what has not started and is raised.
+    """
+    if client is None:
+        yield from map(function, items)
+        return
+    from distributed import as_completed
+
+    waiting = iter(items)
+    running = as_completed(loop=client.loop)
+    for item in islice(waiting, IN_FLIGHT * slots(client)):
+        running.add(client.submit(function, item, pure=False))
+    try:
+        for future in running:
+            yield future.result()
+            future.release()
+            for item in islice(waiting, 1):
+                running.add(client.submit(function, item, pure=False))
+    finally:
+        client.cancel(list(running.futures), force=True)

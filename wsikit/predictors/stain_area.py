@@ -1,0 +1,118 @@
+"""Stained area by colour: every pixel is DAB positive, haematoxylin or background. No weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsikit.errors import ConfigError, PredictionError
+from wsikit.geometry import TileSpec
+from wsikit.predictions import Batch, Label, ScoreMap
+from wsikit.predictors.sampling import OD_BINS, od_histogram, otsu, tissue_pixels
+from wsikit.predictors.stain import DAB, HAEMATOXYLIN, Deconvolution
+from wsikit.slides import Slide
+from wsikit.tissue import TissueMask
+
+DAB_OD = (0.15, 0.40)
+"""The DAB threshold is Otsu's, kept inside these. Eosin and dense haematoxylin reach 0.1 of DAB, so that an H&E slide
+has next to no positive area; weak positive staining ends at about 0.2 (the threshold QuPath starts from)."""
+HAEMATOXYLIN_OD = (0.12, 0.40)
+"""The haematoxylin threshold is Otsu's over what is not DAB positive, kept inside these."""
+
+
+@dataclass(frozen=True)
+class StainAreaPredictor:
+    """Per-pixel classes of DAB immunohistochemistry, as scores of 0 and 1.
+
+    A pixel is DAB positive where its deconvolved DAB OD reaches the DAB threshold, whatever else it holds; else
+    haematoxylin where that reaches its own; else background.
+    """
+
+    mpp: float = 0.5
+    """Micrometres per pixel to work at."""
+    min_tissue: float = 0.0
+    """Smallest share of a window's core that must be tissue."""
+    core: int = 1024
+    """Side of a window's core, px."""
+    dab_threshold: float | None = None
+    """DAB OD from which a pixel is positive; set by ``prepare``."""
+    haematoxylin_threshold: float | None = None
+    """Haematoxylin OD from which a pixel is haematoxylin; set by ``prepare``."""
+
+    name: ClassVar[str] = "stain-area"
+    description: ClassVar[str] = "DAB positive, haematoxylin and background area, by colour deconvolution; no weights"
+    produces: ClassVar[type[ScoreMap]] = ScoreMap
+    labels: ClassVar[tuple[Label, ...]] = (
+        Label("DAB positive", (146, 84, 36)),
+        Label("Haematoxylin", (64, 96, 208)),
+        Label("Background", (225, 225, 225)),
+    )
+
+    @classmethod
+    def create(cls, mpp: float | None = None, min_tissue: float | None = None) -> Self:
+        """Make one with the given settings; None leaves the default."""
+        return cls(cls.mpp if mpp is None else mpp, cls.min_tissue if min_tissue is None else min_tissue)
+
+    def __post_init__(self) -> None:
+        if (self.dab_threshold is None) != (self.haematoxylin_threshold is None):
+            raise ConfigError(
+                "stain-area needs both thresholds or neither (prepare sets them), got "
+                f"dab_threshold={self.dab_threshold!r}, haematoxylin_threshold={self.haematoxylin_threshold!r}"
+            )
+
+    @property
+    def tile(self) -> TileSpec:
+        """Cores of ``core`` px without halo: a pixel's class depends on that pixel alone."""
+        return TileSpec(self.mpp, self.core, 0, self.min_tissue)
+
+    @property
+    def bound(self) -> Mapping[str, Any]:
+        """Both thresholds, OD."""
+        if self.dab_threshold is None:
+            return {}
+        return {"dab_threshold_od": self.dab_threshold, "haematoxylin_threshold_od": self.haematoxylin_threshold}
+
+    def prepare(self, slide: Slide, tissue: TissueMask) -> Self:
+        """Bind both thresholds from a fixed sample of the tissue; without tissue, the upper ends of their ranges."""
+        mpp = slide.resolve(self.mpp)
+        densities = [
+            (_density(pixels, 0)[inside], _density(pixels, 1)[inside])
+            for pixels, inside in tissue_pixels(slide, tissue, mpp)
+        ]
+        dab_threshold = _threshold([dab for _, dab in densities], DAB_OD)
+        negative = [haematoxylin[dab < dab_threshold] for haematoxylin, dab in densities]
+        return replace(self, dab_threshold=dab_threshold, haematoxylin_threshold=_threshold(negative, HAEMATOXYLIN_OD))
+
+    def predict(self, batch: Batch) -> Sequence[ScoreMap]:
+        """One-hot (H, W, 3) scores of each patch. Raises PredictionError before ``prepare``."""
+        if self.dab_threshold is None or self.haematoxylin_threshold is None:
+            raise PredictionError("stain-area has no thresholds yet: call prepare(slide, tissue) and use its result")
+        return [
+            ScoreMap(region, _classes(image, self.dab_threshold, self.haematoxylin_threshold))
+            for image, region in zip(batch.images, batch.regions, strict=True)
+        ]
+
+
+def _density(image: NDArray[np.uint8], stain: int) -> NDArray[np.float32]:
+    return Deconvolution.of(HAEMATOXYLIN, DAB).density(image, stain)
+
+
+def _threshold(values: Sequence[NDArray[np.float32]], allowed: tuple[float, float]) -> float:
+    histogram = sum((od_histogram(part) for part in values), np.zeros(OD_BINS, np.int64))
+    found = otsu(histogram)
+    low, high = allowed
+    return high if found is None else min(max(found, low), high)
+
+
+def _classes(image: NDArray[np.uint8], dab_threshold: float, haematoxylin_threshold: float) -> NDArray[np.float32]:
+    positive = _density(image, 1) >= np.float32(dab_threshold)
+    haematoxylin = (_density(image, 0) >= np.float32(haematoxylin_threshold)) & ~positive
+    scores = np.empty((*positive.shape, 3), np.float32)
+    scores[..., 0] = positive
+    scores[..., 1] = haematoxylin
+    scores[..., 2] = ~(positive | haematoxylin)
+    return scores

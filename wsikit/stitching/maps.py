@@ -1,0 +1,190 @@
+"""Score maps: overlapping patches are blended in integers, so that the sum has one value in any order.
+
+Scores are kept in steps of 1/255. Across an overlap of o = 2 * halo px the weight rises as 1, 3, 5, ... 2o - 1, so the
+weights of the two patches sum to the constant 2o; elsewhere it is 2o. A pixel's blended score is
+``sum(weight * score) / sum(weight)`` over the patches that hold it, rounded half up. Without a halo nothing overlaps
+and scores are stored as they are.
+
+A task sums the patches of its super-tile and spools the sums in blocks of a fixed lattice; the merge adds what the
+tasks say of a block. Memory: one super-tile in the task, one block in the merge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numcodecs.blosc import Blosc
+from numpy.typing import NDArray
+
+from wsikit.features import MaskBlock
+from wsikit.geometry import Box, Region
+from wsikit.predictions import ScoreMap
+from wsikit.stitching import spool as spools
+from wsikit.stitching.raster import blocks
+from wsikit.tiling import TileGrid
+from wsikit.tissue import TissueMask
+
+STEPS = 255
+SPOOL_BLOCK = 2048
+"""Side of the spooled blocks in lattice pixels."""
+_CODEC = Blosc(cname="lz4", clevel=1, shuffle=Blosc.SHUFFLE)
+
+
+def ramp(patch: int, halo: int) -> NDArray[np.int32]:
+    """(patch,) integer weights along one axis of a patch."""
+    overlap = 2 * halo
+    if overlap == 0:
+        return np.ones(patch, np.int32)
+    weights = np.full(patch, 2 * overlap, np.int32)
+    weights[:overlap] = 2 * np.arange(overlap, dtype=np.int32) + 1
+    weights[patch - overlap :] = weights[:overlap][::-1]
+    return weights
+
+
+class MapCollector:
+    """Sums weighted scores over a super-tile.
+
+    Args: see ``wsikit.stitching.collector``.
+    """
+
+    def __init__(self, grid: TileGrid, labels: int, spool: Path, index: int) -> None:
+        plane = Region(0, 0, *grid.size, grid.spec.mpp)
+        extent = grid.extent().intersection(plane)
+        assert extent is not None  # cores touch the slide
+        self._extent = extent
+        self._spool = spool
+        self._index = index
+        self._weights = ramp(grid.spec.patch, grid.spec.halo)
+        self._sums = np.zeros((labels, extent.height, extent.width), np.int32 if grid.spec.halo else np.uint8)
+
+    def add(self, prediction: ScoreMap, core: Region) -> None:
+        """Add the prediction of one window; what lies outside the slide is dropped."""
+        inside = prediction.region.intersection(self._extent)
+        assert inside is not None  # the window belongs to this super-tile
+        rows, columns = inside.slices(prediction.region)
+        steps = np.floor(prediction.scores[rows, columns] * STEPS + 0.5)
+        weights = self._weights[rows, None] * self._weights[columns]
+        # (H, W, K) scores onto (K, H, W) sums
+        weighted = np.moveaxis(steps.astype(self._sums.dtype) * weights[:, :, None].astype(self._sums.dtype), 2, 0)
+        target = inside.slices(self._extent)
+        self._sums[:, target[0], target[1]] += weighted
+
+    def save(self) -> int:
+        """Write the sums block by block; returns 0, for a score map counts no objects."""
+        first_x, first_y = self._extent.x // SPOOL_BLOCK, self._extent.y // SPOOL_BLOCK
+        for by in range(first_y, -(-self._extent.y1 // SPOOL_BLOCK)):
+            for bx in range(first_x, -(-self._extent.x1 // SPOOL_BLOCK)):
+                self._save_block(bx, by)
+        return 0
+
+    def _save_block(self, bx: int, by: int) -> None:
+        square = Region(bx * SPOOL_BLOCK, by * SPOOL_BLOCK, SPOOL_BLOCK, SPOOL_BLOCK, self._extent.mpp)
+        part = square.intersection(self._extent)
+        assert part is not None  # only blocks that the extent touches are asked for
+        rows, columns = part.slices(self._extent)
+        sums = np.ascontiguousarray(self._sums[:, rows, columns])
+        spools.save(
+            self._spool / f"m{by:06d}_{bx:06d}_s{self._index:06d}.npz",
+            box=np.array([part.x, part.y, part.width, part.height]),
+            dtype=np.array(sums.dtype.str),
+            data=np.frombuffer(_CODEC.encode(sums), np.uint8),
+        )
+
+
+@dataclass(slots=True)
+class MapMerge:
+    """Blended scores and labels of a slide, block by block.
+
+    Args:
+        spool: folder that the collectors saved to.
+        grid: every window that was predicted.
+        labels: number of labels.
+        tissue: where results count; elsewhere the label and the scores are 0.
+        bad: unreadable boxes, (x0, y0, x1, y1) on the grid's lattice: label and scores 0.
+    """
+
+    spool: Path
+    grid: TileGrid
+    labels: int
+    tissue: TissueMask
+    bad: list[Box]
+    pixels: NDArray[np.int64] = field(init=False)
+    """(K,) pixels of each label, counted while ``blocks`` runs."""
+    _windows: set[tuple[int, int]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pixels = np.zeros(self.labels, np.int64)
+        self._windows = {(int(column), int(row)) for column, row in self.grid.cells}
+
+    def blocks(self, side: int) -> Iterator[MaskBlock]:
+        """Blocks with scores and a layer ``classes`` (uint8, label + 1; 0 where nothing was analysed)."""
+        for region in blocks(Region(0, 0, *self.grid.size, self.grid.spec.mpp), side):
+            block = self.block(region)
+            if block is not None:
+                self.pixels += np.bincount(block.layers["classes"].ravel(), minlength=self.labels + 1)[1:]
+                yield block
+
+    def block(self, region: Region) -> MaskBlock | None:
+        """One region, or None where nothing was predicted."""
+        sums = self._sums(region)
+        if sums is None:
+            return None
+        weight = self._weight(region)
+        analysed = (weight > 0) & self.tissue.sample(region)
+        for x0, y0, x1, y1 in self.bad:
+            rows = slice(max(0, int(np.floor(y0)) - region.y), max(0, int(np.ceil(y1)) - region.y))
+            columns = slice(max(0, int(np.floor(x0)) - region.x), max(0, int(np.ceil(x1)) - region.x))
+            analysed[rows, columns] = False
+        scores = _blend(sums, weight)
+        classes = np.where(analysed, scores.argmax(axis=0) + 1, 0).astype(np.uint8)
+        scores[:, ~analysed] = 0
+        return MaskBlock(region, {"classes": classes}, scores)
+
+    def _sums(self, region: Region) -> NDArray[np.int64] | None:
+        total: NDArray[np.int64] | None = None
+        for by in range(region.y // SPOOL_BLOCK, -(-region.y1 // SPOOL_BLOCK)):
+            for bx in range(region.x // SPOOL_BLOCK, -(-region.x1 // SPOOL_BLOCK)):
+                for path in self.spool.glob(f"m{by:06d}_{bx:06d}_s*.npz"):
+                    part, sums = _load(path, self.labels, region.mpp)
+                    inside = part.intersection(region)
+                    if inside is None:
+                        continue
+                    if total is None:
+                        total = np.zeros((self.labels, region.height, region.width), np.int64)
+                    (rows, columns), (r, c) = inside.slices(region), inside.slices(part)
+                    total[:, rows, columns] += sums[:, r, c]
+        return total
+
+    def _weight(self, region: Region) -> NDArray[np.int64]:
+        """(H, W) sum of the weights of all predicted windows that hold a pixel."""
+        spec = self.grid.spec
+        weights = ramp(spec.patch, spec.halo).astype(np.int64)
+        total = np.zeros((region.height, region.width), np.int64)
+        (px, py), reach = spec.phase, spec.halo
+        for row in range((region.y - reach - py) // spec.core, (region.y1 + reach - 1 - py) // spec.core + 1):
+            for column in range((region.x - reach - px) // spec.core, (region.x1 + reach - 1 - px) // spec.core + 1):
+                if (column, row) not in self._windows:
+                    continue
+                patch = spec.patch_region(column, row)
+                inside = patch.intersection(region)
+                if inside is not None:
+                    r, c = inside.slices(patch)
+                    total[inside.slices(region)] += weights[r, None] * weights[c]
+        return total
+
+
+def _blend(sums: NDArray[np.int64], weight: NDArray[np.int64]) -> NDArray[np.uint8]:
+    divisor = np.maximum(weight, 1)
+    blended: NDArray[np.uint8] = ((2 * sums + divisor) // (2 * divisor)).astype(np.uint8)
+    return blended
+
+
+def _load(path: Path, labels: int, mpp: float) -> tuple[Region, NDArray[np.int64]]:
+    arrays = spools.load(path)
+    x, y, width, height = (int(v) for v in arrays["box"])
+    data = _CODEC.decode(arrays["data"].tobytes())
+    sums = np.frombuffer(data, np.dtype(str(arrays["dtype"]))).reshape(labels, height, width)
+    return Region(x, y, width, height, mpp), sums.astype(np.int64)

@@ -1,0 +1,329 @@
+"""Objects and points: who owns them, who wins at a seam, and in which order they come out.
+
+1. Cores tile the plane. An object belongs to the core that holds its centroid, decided in integers:
+   ``x0 * n <= sum_x < x1 * n`` over its n pixels. Every window drops what it does not own, so an object that several
+   windows see is kept once.
+2. A network may draw one nucleus differently in two windows, so that both own a version. Where objects of different
+   cores overlap by more than half of the smaller (points: lie closer than the radius), the higher score stays, then
+   the smaller (y, x). Best first, as in non-maximum suppression. Such a pair must reach over a seam, so only objects
+   that leave their core are compared.
+3. Order: by row of cores, then centroid y, x. Rows of cores are fixed by the predictor, so nothing here depends on
+   how many windows a task read.
+
+Memory: one row of cores (two while seams are compared).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from wsikit.errors import PredictionError
+from wsikit.geometry import Box, Region, TileSpec
+from wsikit.predictions import Objects, Points
+from wsikit.stitching import spool as spools
+
+_COLUMNS = ("centroids", "cores", "labels", "scores", "seam")
+"""Fields of Records that are plain arrays, in the order of the class."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Records:
+    """N objects on the slide's lattice: (x, y) in lattice pixels, pixel-corner convention."""
+
+    geometries: NDArray[np.object_]
+    """(N,) Polygons or Points."""
+    nuclei: NDArray[np.object_] | None
+    """(N,) Polygons of cells' nuclei."""
+    centroids: NDArray[np.float64]
+    """(N, 2) x, y in pixel-corner convention."""
+    cores: NDArray[np.int64]
+    """(N, 2) column, row of the owning core."""
+    labels: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    seam: NDArray[np.bool_]
+    """(N,) whether the object leaves its core."""
+    measurements: dict[str, NDArray[np.float64]]
+
+    def __len__(self) -> int:
+        return len(self.geometries)
+
+    def __getitem__(self, index: Any) -> Records:
+        return Records(
+            self.geometries[index],
+            None if self.nuclei is None else self.nuclei[index],
+            self.centroids[index],
+            self.cores[index],
+            self.labels[index],
+            self.scores[index],
+            self.seam[index],
+            {name: values[index] for name, values in self.measurements.items()},
+        )
+
+    @staticmethod
+    def concatenate(parts: list[Records]) -> Records:
+        """One after another; all must carry the same measurements, and nuclei all or none."""
+        first = parts[0]
+        join = np.concatenate
+        nuclei = [part.nuclei for part in parts if part.nuclei is not None]
+        return Records(
+            join([p.geometries for p in parts]),
+            join(nuclei) if nuclei else None,
+            join([p.centroids for p in parts]),
+            join([p.cores for p in parts]),
+            join([p.labels for p in parts]),
+            join([p.scores for p in parts]),
+            join([p.seam for p in parts]),
+            {name: join([p.measurements[name] for p in parts]) for name in first.measurements},
+        )
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Plain arrays for a spool file."""
+        arrays: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in _COLUMNS}
+        for prefix, shapes in (("outline", self.geometries), ("nucleus", self.nuclei)):
+            if shapes is not None:
+                kind, coordinates, offsets = shapely.to_ragged_array(shapes)
+                arrays |= {f"{prefix}.kind": np.array(int(kind)), f"{prefix}.xy": coordinates}
+                arrays |= {f"{prefix}.offsets{i}": values for i, values in enumerate(offsets)}
+        return arrays | {f"measurement.{name}": values for name, values in self.measurements.items()}
+
+    @staticmethod
+    def from_arrays(arrays: dict[str, NDArray[Any]]) -> Records:
+        """The inverse of ``to_arrays``."""
+        outlines = _shapes(arrays, "outline")
+        assert outlines is not None  # every spool has them
+        measured = {
+            name.removeprefix("measurement."): values
+            for name, values in arrays.items()
+            if name.startswith("measurement.")
+        }
+        columns = {name: arrays[name] for name in _COLUMNS}
+        return Records(outlines, _shapes(arrays, "nucleus"), **columns, measurements=measured)
+
+
+def _shapes(arrays: dict[str, NDArray[Any]], prefix: str) -> NDArray[np.object_] | None:
+    if f"{prefix}.kind" not in arrays:
+        return None
+    offsets = tuple(arrays[key] for key in sorted(k for k in arrays if k.startswith(f"{prefix}.offsets")))
+    kind = shapely.GeometryType(int(arrays[f"{prefix}.kind"]))
+    made: NDArray[np.object_] = shapely.from_ragged_array(kind, arrays[f"{prefix}.xy"], offsets or None)
+    return made
+
+
+def owned(prediction: Objects | Points, core: Region) -> NDArray[np.bool_]:
+    """(N,) which of a patch's objects the core holds. Half-open, exact in integers for objects."""
+    region = prediction.region
+    if isinstance(prediction, Points):
+        x, y = prediction.xy[:, 0] + region.x, prediction.xy[:, 1] + region.y
+        inside: NDArray[np.bool_] = (core.x <= x) & (x < core.x1) & (core.y <= y) & (y < core.y1)
+        return inside
+    sum_x, sum_y, n = prediction.moments.T
+    sum_x, sum_y = sum_x + n * region.x, sum_y + n * region.y
+    held = (core.x * n <= sum_x) & (sum_x < core.x1 * n) & (core.y * n <= sum_y) & (sum_y < core.y1 * n)
+    return np.asarray(held)
+
+
+class ObjectCollector:
+    """Keeps what a super-tile's windows own and spools it, one file per row of cores.
+
+    Args: see ``wsikit.stitching.collector``.
+    """
+
+    def __init__(self, spec: TileSpec, bad: list[Box], spool: Path, index: int) -> None:
+        self._spec = spec
+        self._bad = shapely.union_all(shapely.box(*np.array(bad).T)) if bad else None
+        self._spool = spool
+        self._index = index
+        self._parts: dict[int, list[Records]] = {}
+        self._names: tuple[str, ...] | None = None
+        self._radius = 0.0
+
+    def add(self, prediction: Objects | Points, core: Region) -> None:
+        """Take the prediction of the window with this core."""
+        names = tuple(prediction.measurements)
+        if self._names is not None and names != self._names:
+            raise PredictionError(f"measurements differ between patches: {self._names} and {names}")
+        self._names = names
+        if isinstance(prediction, Points):
+            self._radius = max(self._radius, prediction.radius)
+        keep = owned(prediction, core)
+        if not keep.any():
+            return
+        records = _records(prediction, core, self._spec)[keep]
+        if self._bad is not None:
+            records = records[~shapely.intersects(records.geometries, self._bad)]
+        if len(records):
+            row = int(records.cores[0, 1])
+            self._parts.setdefault(row, []).append(records)
+
+    def save(self) -> int:
+        """Write the spool files; returns the number of objects in them."""
+        count = 0
+        for row, parts in self._parts.items():
+            records = Records.concatenate(parts)
+            path = self._spool / f"r{row:07d}_s{self._index:06d}.npz"
+            spools.save(path, radius=np.array(self._radius), **records.to_arrays())
+            count += len(records)
+        return count
+
+
+def _records(prediction: Objects | Points, core: Region, spec: TileSpec) -> Records:
+    region = prediction.region
+    shift = np.array([region.x, region.y], np.float64)
+    nuclei = None
+    if isinstance(prediction, Points):
+        centroids = prediction.xy + shift
+        geometries = shapely.points(centroids)
+        boxes = np.hstack([centroids - prediction.radius, centroids + prediction.radius])
+    else:
+        centroids = prediction.moments[:, :2] / prediction.moments[:, 2:] + shift + 0.5
+        geometries = shapely.transform(prediction.outlines, lambda xy: xy + shift)
+        boxes = shapely.bounds(geometries)
+        if prediction.nuclei is not None:
+            nuclei = shapely.transform(prediction.nuclei, lambda xy: xy + shift)
+    x0, y0, x1, y1 = boxes.T
+    inside = (x0 >= core.x) & (y0 >= core.y) & (x1 <= core.x1) & (y1 <= core.y1)
+    cell = [(core.x - spec.phase[0]) // spec.core, (core.y - spec.phase[1]) // spec.core]
+    return Records(
+        geometries,
+        nuclei,
+        centroids,
+        np.tile(np.array(cell, np.int64), (len(centroids), 1)),
+        prediction.labels,
+        prediction.scores,
+        ~inside,
+        dict(prediction.measurements),
+    )
+
+
+class ObjectMerge:
+    """All spools of a slide as one sequence in final order.
+
+    Args:
+        spool: folder that the collectors saved to.
+    """
+
+    def __init__(self, spool: Path) -> None:
+        self._files: dict[int, list[Path]] = {}
+        for path in sorted(spool.glob("r*_s*.npz")):
+            self._files.setdefault(int(path.name[1:].partition("_")[0]), []).append(path)
+        self._radius = 0.0  # the largest that a spool names; points only
+        self._dropped = self._resolve()
+
+    @property
+    def seam_conflicts(self) -> int:
+        """Objects dropped because a better one of another core claims their place."""
+        return sum(len(places) for places in self._dropped.values())
+
+    def __iter__(self) -> Iterator[tuple[Records, Origin]]:
+        """Row after row of cores: the surviving records in final order, and where each was spooled."""
+        for row in sorted(self._files):
+            records, origin = self._load(row)
+            keep = np.ones(len(records), np.bool_)
+            keep[list(self._dropped.get(row, ()))] = False
+            yield records[keep], origin[keep]
+
+    def _load(self, row: int) -> tuple[Records, Origin]:
+        loaded = [spools.load(path) for path in self._files[row]]
+        self._radius = max(self._radius, *(float(arrays["radius"]) for arrays in loaded))
+        parts = [Records.from_arrays(arrays) for arrays in loaded]
+        origin = Origin.of(self._files[row], [len(part) for part in parts])
+        records = Records.concatenate(parts)
+        order = np.lexsort((records.labels, records.scores, records.centroids[:, 0], records.centroids[:, 1]))
+        return records[order], origin[order]
+
+    def _seam(self, row: int) -> tuple[Records, NDArray[np.int64]] | None:
+        """Objects of a row that leave their core, and their places in the row's order."""
+        if row not in self._files:
+            return None
+        records, _ = self._load(row)
+        places = np.flatnonzero(records.seam)
+        return (records[places], places) if len(places) else None
+
+    def _resolve(self) -> dict[int, set[int]]:
+        pairs: list[tuple[tuple[int, int], tuple[int, int]]] = []
+        rank: dict[tuple[int, int], tuple[float, float, float]] = {}
+        current: tuple[Records, NDArray[np.int64]] | None = None
+        last: int | None = None
+        for row in sorted(self._files):
+            current = current if last == row - 1 else self._seam(row)
+            below = self._seam(row + 1)
+            if current is not None:
+                self._compare(row, current, below, pairs, rank)
+            current, last = below, row
+        return _suppress(pairs, rank)
+
+    def _compare(
+        self,
+        row: int,
+        current: tuple[Records, NDArray[np.int64]],
+        below: tuple[Records, NDArray[np.int64]] | None,
+        pairs: list[tuple[tuple[int, int], tuple[int, int]]],
+        rank: dict[tuple[int, int], tuple[float, float, float]],
+    ) -> None:
+        both = [current] if below is None else [current, below]
+        records = Records.concatenate([part for part, _ in both])
+        keys = [(row + i, int(place)) for i, (_, places) in enumerate(both) for place in places]
+        first, second = self._overlaps(records.geometries)
+        other_core = (records.cores[first] != records.cores[second]).any(axis=1)
+        # pairs within the row below are found when it is the current one
+        new = other_core & (first < second) & (first < len(current[1]))
+        for a, b in zip(first[new], second[new], strict=True):
+            pairs.append((keys[a], keys[b]))
+            for i in (a, b):
+                x, y = records.centroids[i]
+                rank[keys[i]] = (-float(records.scores[i]), float(y), float(x))
+
+    def _overlaps(self, shapes: NDArray[np.object_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        tree = shapely.STRtree(shapes)
+        if len(shapes) and isinstance(shapes[0], shapely.Point):
+            first, second = tree.query(shapes, predicate="dwithin", distance=self._radius)
+            return first, second
+        first, second = tree.query(shapes, predicate="intersects")
+        first, second = first[first < second], second[first < second]
+        smaller = np.minimum(shapely.area(shapes[first]), shapely.area(shapes[second]))
+        much = shapely.area(shapely.intersection(shapes[first], shapes[second])) > 0.5 * smaller
+        return first[much], second[much]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Origin:
+    """Which spool file, and which place in it, each of N records came from."""
+
+    files: tuple[Path, ...]
+    file: NDArray[np.int64]
+    place: NDArray[np.int64]
+
+    @staticmethod
+    def of(files: list[Path], counts: list[int]) -> Origin:
+        """For files with so many records each, in file order."""
+        file = np.repeat(np.arange(len(files)), counts)
+        place = np.concatenate([np.arange(n) for n in counts]) if counts else np.zeros(0, np.int64)
+        return Origin(tuple(files), file, place)
+
+    def __getitem__(self, index: Any) -> Origin:
+        return Origin(self.files, self.file[index], self.place[index])
+
+
+def _suppress(
+    pairs: list[tuple[tuple[int, int], tuple[int, int]]], rank: dict[tuple[int, int], tuple[float, float, float]]
+) -> dict[int, set[int]]:
+    """Best first: whoever stands drops all that conflict with it. Returns row -> places dropped."""
+    rivals: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for a, b in pairs:
+        rivals.setdefault(a, []).append(b)
+        rivals.setdefault(b, []).append(a)
+    gone: set[tuple[int, int]] = set()
+    for key in sorted(rivals, key=rank.__getitem__):
+        if key not in gone:
+            gone.update(rivals[key])
+    dropped: dict[int, set[int]] = {}
+    for row, place in gone:
+        dropped.setdefault(row, set()).add(place)
+    return dropped
