@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import typer
@@ -33,6 +34,8 @@ def app() -> None:
     """Entry point: wsikit's own errors become one message and exit code 2, an interrupt 130."""
     from wsikit.errors import WsikitError
 
+    # what tifffile thinks of a broken file is in the slide's own message
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     try:
         typer_app()
     except WsikitError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import threading
 from collections.abc import Iterator
@@ -43,7 +44,7 @@ def outcome(entry: SlideEntry, record: dict[str, Any], *, kept: bool) -> str:
     """One line that says how a slide ended."""
     if record["status"] == "failed":
         line = f"{entry.slide_id}: failed ({record['reason']}): {record['message']}"
-        return line + (f" What to do: {record['remedy']}." if record.get("remedy") else "")
+        return line + (f" -> {record['remedy']}" if record.get("remedy") else "")
     found = ", ".join(f"{count} {name}" for name, count in record.get("objects_per_class", {}).items())
     areas = ", ".join(f"{share:.1%} {name}" for name, share in record.get("area_fractions", {}).items())
     seconds = "kept from an earlier run" if kept else f"{record['seconds']['total']:.1f} s"
@@ -56,14 +57,15 @@ class _Lines:
 
     def __init__(self, total: int) -> None:
         self._total = total
-        self._ended = 0
+        self._ended = itertools.count(1)
         self._lock = threading.Lock()
 
     def _say(self, text: str) -> None:
         # a name may hold what the output's encoding lacks, newlines included
         line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
         encoding = sys.stdout.encoding or "utf-8"
-        print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+        with self._lock:
+            print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
     def started(self, entry: SlideEntry) -> None:
         self._say(f"{entry.slide_id}: started")
@@ -73,9 +75,8 @@ class _Lines:
             self._say(f"{entry.slide_id}: {done} of {total} super-tiles")
 
     def finished(self, entry: SlideEntry, record: dict[str, Any], *, kept: bool) -> None:
-        with self._lock:
-            self._ended += 1
-            self._say(f"[{self._ended}/{self._total}] {outcome(entry, record, kept=kept)}")
+        ended = next(self._ended)
+        self._say(f"[{ended}/{self._total}] {outcome(entry, record, kept=kept)}")
 
 
 class _Live:

@@ -17,18 +17,20 @@ def samples(
 ) -> None:
     """Find or fetch the sample slide (CMU-1-Small-Region, H&E, CC0) and print the paths written."""
     from wsikit.errors import OutputError
-    from wsikit.samples import NAME, sample, write_whole
+    from wsikit.samples import NAME, sample, settle, write_whole
     from wsikit.slides import open_slide
     from wsikit.slides.pyramid import write_pyramid
 
     found = sample()
-    target = out / NAME
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_whole(target, found.read_bytes())
+        write_whole(out / NAME, found.read_bytes())
+        print(out / NAME)
+        if pyramid is not None:
+            target = out / f"pyramid-{pyramid}.svs"
+            with open_slide(found) as slide:
+                fresh = write_pyramid(out / f".new-{target.name}", slide, size=(pyramid, pyramid), tissue=tissue)
+            settle(fresh, target)
+            print(target)
     except OSError as error:
-        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
-    print(target)
-    if pyramid is not None:
-        with open_slide(found) as slide:
-            print(write_pyramid(out / f"pyramid-{pyramid}.svs", slide, size=(pyramid, pyramid), tissue=tissue))
+        raise OutputError(f"cannot write to {out}: {error}") from error

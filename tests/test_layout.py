@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
+import math
 import re
+import resource
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,9 +145,14 @@ def test_a_plain_install_is_torch_free() -> None:
 
 
 def seconds(*command: str) -> float:
-    begin = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True)
-    return time.perf_counter() - begin
+    """Processor seconds, the best of three: the clock on the wall would also measure what else runs here."""
+    best = math.inf
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        best = min(best, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return best
 
 
 def test_import_is_light() -> None:
@@ -157,12 +163,11 @@ def test_import_is_light() -> None:
 
 
 def test_import_is_fast() -> None:
-    assert min(seconds(sys.executable, "-c", "import wsikit") for _ in range(3)) < 0.5
+    assert seconds(sys.executable, "-c", "import wsikit") < 0.5
 
 
 def test_help_is_fast() -> None:
-    wsikit = str(Path(sys.executable).with_name("wsikit"))
-    assert min(seconds(wsikit, "--help") for _ in range(3)) < 0.5
+    assert seconds(str(Path(sys.executable).with_name("wsikit")), "--help") < 0.5
 
 
 @pytest.mark.slow

@@ -84,8 +84,8 @@ def test_links_lead_somewhere() -> None:
 
 def test_the_table_lists_every_verb() -> None:
     import typer
-    from wsikit.cli.main import app
+    from wsikit.cli.main import typer_app
 
     listed = set(re.findall(r"^\| `wsikit ([a-z]+)`", README, re.M))
-    command = typer.main.get_command(app)
+    command = typer.main.get_command(typer_app)
     assert listed == set(command.commands)  # type: ignore[attr-defined]

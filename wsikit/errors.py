@@ -30,12 +30,20 @@ class SlideOpenError(WsikitError, OSError):
     """No reader opens the file. Codes: unreadable, unsupported_pixels, not_a_file, too_large."""
 
     code = "unreadable"
+    remedy = "check that the file is whole (copy it again), or convert it to a tiled pyramidal TIFF"
 
 
 class PixelReadError(WsikitError, OSError):
     """The file opened, but some pixels cannot be decoded."""
 
     code = "unreadable_pixels"
+    remedy = "copy or scan the slide again"
+
+
+class UnsuitableSlideError(WsikitError, ValueError):
+    """The pixels are there, but not of a kind that is worked on. Codes: not_brightfield."""
+
+    code = "not_brightfield"
 
 
 class ResolutionError(WsikitError, ValueError):
@@ -59,10 +67,14 @@ class ConfigError(WsikitError, ValueError):
     code = "bad_config"
 
 
-class UnknownNameError(WsikitError, LookupError):
-    """A name that no registry entry has; the message lists the choices."""
+class UnknownNameError(WsikitError, KeyError):
+    """A name that no registry entry has; the message lists the choices.
+
+    A KeyError, since a registry is a mapping: ``name in registry`` and ``registry.get(name)`` rely on it.
+    """
 
     code = "unknown_name"
+    __str__ = Exception.__str__  # KeyError shows its message in quotes
 
 
 class OutputError(WsikitError, OSError):

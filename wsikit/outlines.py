@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from scipy import ndimage
+from skimage.measure import label as label_parts
 
 _MIDPOINTS = np.array([(0.5, 0.0), (1.0, 0.5), (0.5, 1.0), (0.0, 0.5)])
 """(x, y) of the midpoints of a pixel's top, right, bottom and left edge, from the pixel's corner."""
@@ -68,17 +68,18 @@ def largest_parts(label_image: NDArray[np.integer]) -> NDArray[np.int32]:
     Returns:
         (H, W) with the same labels; all other pixels are 0.
     """
-    kept = np.zeros(label_image.shape, np.int32)
-    for label, box in enumerate(ndimage.find_objects(label_image), start=1):
-        if box is None:
-            continue
-        mask = label_image[box] == label
-        parts, count = ndimage.label(mask)
-        if count > 1:
-            # argmax takes the first of equals, and parts are numbered in row order
-            mask = parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
-        kept[box][mask] = label
-    return kept
+    # equal labels that touch by an edge are one part; parts are numbered in row order
+    parts = label_parts(label_image, background=0, connectivity=1)
+    sizes = np.bincount(parts.ravel())
+    owner = np.zeros(len(sizes), np.int32)
+    owner[parts.ravel()] = label_image.ravel()
+    owner[0] = 0
+    order = np.lexsort((np.arange(len(sizes)), -sizes, owner))
+    first = order[np.append(True, np.diff(owner[order]) > 0)]
+    kept = np.zeros(len(sizes), np.int32)
+    kept[first] = owner[first]
+    largest: NDArray[np.int32] = kept[parts]
+    return largest
 
 
 def moments(label_image: NDArray[np.integer], count: int) -> NDArray[np.int64]:

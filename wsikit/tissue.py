@@ -11,7 +11,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from wsikit.errors import ConfigError, PixelReadError
+from wsikit.errors import ConfigError, PixelReadError, UnsuitableSlideError
 from wsikit.geometry import Region
 from wsikit.slides import BadTile, Pixels, Slide
 
@@ -31,6 +31,10 @@ MIN_AREA_UM2 = 5_000.0
 """Smaller specks are dust (a square of 70 um)."""
 MAX_HOLE_UM2 = 20_000.0
 """Smaller holes are filled: fat cells and small lumina belong to the tissue."""
+
+DARK = 100.0
+"""A slide whose brightest twentieth is darker than this (mean of R, G and B, 0 to 255) shows no glass and no tissue in
+transmitted light: it is fluorescence."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,27 +136,32 @@ class TissueMask:
 
     @classmethod
     def from_image(cls, path: str | Path, slide: Slide) -> TissueMask:
-        """A mask image of the whole slide made elsewhere; any value but 0 is tissue.
+        """A mask image of the whole slide made elsewhere; any value but 0 is tissue (alpha aside).
 
         Raises ConfigError where it is no image or its shape is not the slide's.
         """
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
 
         mpp = _mask_mpp(slide)
         size = slide.size_at(mpp)
         try:
             with Image.open(path) as image:
                 found = image.size
-                values = image.convert("L").point(lambda v: 255 if v else 0).resize(size, Image.Resampling.NEAREST)
-        except (OSError, UnidentifiedImageError, ValueError) as error:
+                values = np.asarray(image)
+                if image.mode in {"LA", "PA", "RGBA"}:
+                    values = values[..., :-1]
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
             raise ConfigError(f"the tissue mask {path} is not a readable image: {error}", code="bad_mask") from error
-        if abs(found[0] * slide.height - found[1] * slide.width) > 0.02 * found[0] * slide.height:
+        # 2 %, or one pixel of a small mask
+        allowed = max(0.02 * found[0] * slide.height, slide.width, slide.height)
+        if abs(found[0] * slide.height - found[1] * slide.width) > allowed:
             raise ConfigError(
                 f"the tissue mask {path} is {found[0]}x{found[1]}, not the shape of a {slide.width}x{slide.height} "
                 "slide; a mask must cover the whole slide",
                 code="bad_mask",
             )
-        return cls(np.asarray(values) > 0, mpp, info={"method": "image", "path": str(path)})
+        tissue = Image.fromarray(values.any(axis=2) if values.ndim == 3 else values != 0)
+        return cls(np.asarray(tissue.resize(size, Image.Resampling.NEAREST)), mpp, info={"method": "image", "path": str(path)})
 
 
 def _mask_mpp(slide: Slide) -> float:
@@ -167,6 +176,7 @@ def find_tissue(slide: Slide) -> TissueMask:
 
     Raises:
         PixelReadError: no pixel of the slide can be decoded.
+        UnsuitableSlideError: code not_brightfield, for a dark slide such as fluorescence.
     """
     mpp = _mask_mpp(slide)
     part = slide.read_partial(slide.plane(mpp))
@@ -176,6 +186,12 @@ def find_tissue(slide: Slide) -> TissueMask:
         readable[int(y0) : int(np.ceil(y1)), int(x0) : int(np.ceil(x1))] = False
     if not readable.any():
         raise PixelReadError(f"{slide.path.name}: no pixel of the slide can be decoded")
+    brightness = float(np.percentile(part.pixels[readable].mean(axis=1), 95))
+    if brightness < DARK:
+        raise UnsuitableSlideError(
+            f"{slide.path.name} is not a brightfield slide: 95 % of it is darker than {brightness:.0f} of 255",
+            remedy="fluorescence is not supported; for a dark brightfield slide give --tissue whole",
+        )
     array, threshold = detect(part.pixels, mpp)
     return TissueMask(array & readable, mpp, part.bad, {"method": "saturation", "threshold": round(threshold, 4)})
 

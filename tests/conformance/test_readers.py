@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from wsikit.errors import PixelReadError
+from wsikit.errors import SlideOpenError
 from wsikit.geometry import Region
 from wsikit.slides import Reader, Slide, open_reader, open_slide
 from wsikit.slides.array import ArrayReader
@@ -167,7 +167,7 @@ def test_read_after_close_raises(fresh: Reader) -> None:
     fresh.read(0, 0, 0, 4, 4)
     fresh.close()
     fresh.close()
-    with pytest.raises(PixelReadError, match="closed"):
+    with pytest.raises(SlideOpenError, match="closed"):
         fresh.read(0, 0, 0, 4, 4)
 
 

@@ -195,8 +195,8 @@ def test_printable_can_be_encoded_and_is_one_line() -> None:
     assert text.encode() == "a\\nb\\u202ec\\udcff病\\u2028".encode()
 
 
-def test_nothing_is_left_where_the_picture_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="overview.png"):
+def test_a_picture_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"overview\.png"):
         draw_overview(scene(), tmp_path / "missing" / "overview.png")
 
 

@@ -20,7 +20,7 @@ from wsikit.config import RunConfig
 from wsikit.errors import OutputError, WsikitError
 from wsikit.pipeline.inputs import SlideEntry
 from wsikit.pipeline.report import RunFacts, replace_file, write_report, write_summary
-from wsikit.pipeline.run import RunReport, default_tissue, run
+from wsikit.pipeline.run import Clock, RunReport, default_tissue, run
 from wsikit.pipeline.schedule import workers as local_workers
 from wsikit.pipeline.state import (
     RESULT_VERSION,
@@ -222,13 +222,17 @@ def _clear(folder: Path) -> None:
 
 
 def _run_one(shared: _Run, entry: SlideEntry, folder: Path) -> Record:
-    config = shared.config
-    with open_slide(entry.path, entry.mpp or config.mpp_override) as slide:
+    config, clock = shared.config, Clock()
+    with clock("open"):
+        opened = open_slide(entry.path, entry.mpp or config.mpp_override)
+    with opened as slide:
+        with clock("tissue"):
+            mask = tissue_of(slide, entry, config)
         report = run(
             slide,
             shared.predictor,
             *make_sinks(config, folder),
-            mask=tissue_of(slide, entry, config),
+            mask=mask,
             slide_id=entry.slide_id,
             client=shared.client,
             batch_size=config.batch_size,
@@ -237,7 +241,7 @@ def _run_one(shared: _Run, entry: SlideEntry, folder: Path) -> Record:
             spool=folder / SPOOL,
             progress=lambda done, total: shared.observer.progress(entry, done, total),
         )
-        return describe(slide, shared.predictor, report)
+        return describe(slide, shared.predictor, report) | {"seconds": dict(report.seconds) | clock.seconds()}
 
 
 def make_sinks(config: RunConfig, folder: Path) -> list[Sink]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import glob
 import hashlib
+import io
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 
 from wsikit.errors import ConfigError
@@ -57,19 +60,24 @@ def find_slides(source: str | Path, out: Path | None = None) -> list[SlideEntry]
     """
     text = str(source)
     path = Path(source)
-    if path.is_dir() and path.suffix.lower() not in SLIDE_SUFFIXES:
+    try:
+        is_folder, is_file, exists = path.is_dir(), path.is_file(), path.exists()
+    except OSError as error:
+        raise ConfigError(f"{text!r} cannot be looked at: {error.strerror}") from error
+    if is_folder and path.suffix.lower() not in SLIDE_SUFFIXES:
         return _from_folder(path, out)
-    if path.suffix.lower() in {".csv", ".tsv", ".txt"} and path.is_file():
+    if is_file and path.suffix.lower() in {".csv", ".tsv", ".txt"}:
         return _from_manifest(path)
-    if path.exists():
+    if exists:
         return [SlideEntry(safe_name(stem(path)), path)]
     found = sorted(Path(name) for name in glob.glob(text, recursive=True))  # noqa: PTH207  # absolute patterns
     if not found:
         raise ConfigError(f"{text!r}: no such file or folder, and as a pattern it matches nothing")
-    slides = [item for item in found if _is_slide(item)]
+    folder = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
+    slides = [item for item in found if _is_slide(item) and not _is_output(item, _inside(out, folder))]
     if not slides:
-        raise ConfigError(f"{text!r} matches {len(found)} files, none with a slide's suffix; {_suffixes()}")
-    return _named(slides, _common_folder(slides))
+        raise ConfigError(f"{text!r} matches {len(found)} files, none of them a slide; {_suffixes()}")
+    return _named(slides, folder)
 
 
 def _suffixes() -> str:
@@ -81,7 +89,8 @@ def _is_slide(path: Path) -> bool:
 
 
 def _from_folder(folder: Path, out: Path | None) -> list[SlideEntry]:
-    slides = sorted(p for p in folder.rglob("*") if _is_slide(p) and not _hidden(p, folder) and not _is_output(p, out))
+    own = _inside(out, folder)
+    slides = sorted(p for p in folder.rglob("*") if _is_slide(p) and not _hidden(p, folder) and not _is_output(p, own))
     if not slides:
         raise ConfigError(f"no slides in {folder} or below; {_suffixes()}")
     return _named(slides, folder)
@@ -91,16 +100,19 @@ def _hidden(path: Path, folder: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
+def _inside(out: Path | None, folder: Path) -> Path | None:
+    """The output folder, resolved, where it lies below the input; around it or beside it, it hides nothing."""
+    if out is None:
+        return None
+    inner, outer = out.resolve(), folder.resolve()
+    return inner if inner != outer and inner.is_relative_to(outer) else None
+
+
 def _is_output(path: Path, out: Path | None) -> bool:
-    inside = out is not None and path.absolute().is_relative_to(out.absolute())
-    return inside or path.with_name("slide.json").exists()
-
-
-def _common_folder(paths: Sequence[Path]) -> Path:
-    folder = paths[0].parent
-    while not all(path.is_relative_to(folder) for path in paths):
-        folder = folder.parent
-    return folder
+    # pictures are the only outputs that look like slides; a neighbour called slide.json alone may be the user's own
+    picture = path.name == "overview.png"
+    made = picture and any(path.with_name(name).exists() for name in ("slide.json", "tissue.geojson"))
+    return made or (out is not None and path.parent.resolve().is_relative_to(out))
 
 
 def stem(path: Path) -> str:
@@ -118,14 +130,24 @@ def _named(paths: Sequence[Path], folder: Path) -> list[SlideEntry]:
     return _distinct([SlideEntry(name(path, False), path) for path in paths], lambda entry: name(entry.path, True))
 
 
-def _distinct(entries: list[SlideEntry], longer: Callable[[SlideEntry], str]) -> list[SlideEntry]:
-    """Give those that share an id (whatever the case of letters) their suffix as well, and a hash if that fails."""
+def _distinct(
+    entries: list[SlideEntry], longer: Callable[[SlideEntry], str], given: Sequence[bool] = ()
+) -> list[SlideEntry]:
+    """Give those that share an id (whatever the case of letters) their suffix as well, and a hash if that fails.
+
+    Entries marked in ``given`` keep the id that the user chose.
+    """
+    fixed = given or [False] * len(entries)
     for rename in (longer, lambda entry: _hashed(entry.slide_id, str(entry.path))):
         counts = Counter(entry.slide_id.casefold() for entry in entries)
         entries = [
-            replace(entry, slide_id=rename(entry)) if counts[entry.slide_id.casefold()] > 1 else entry
-            for entry in entries
+            replace(entry, slide_id=rename(entry)) if counts[entry.slide_id.casefold()] > 1 and not own else entry
+            for entry, own in zip(entries, fixed, strict=True)
         ]
+    counts = Counter(entry.slide_id.casefold() for entry in entries)
+    twice = [str(entry.path) for entry in entries if counts[entry.slide_id.casefold()] > 1]
+    if twice:
+        raise ConfigError(f"{twice[0]!r} is listed more than once; give each row a slide_id of its own")
     return entries
 
 
@@ -140,6 +162,7 @@ def safe_name(text: str) -> str:
     while len(name.encode()) > ID_BYTES:
         name = name[:-1]
     reserved = re.fullmatch(r"(?i)con|prn|aux|nul|com\d|lpt\d", name.partition(".")[0])
+    reserved = reserved or re.fullmatch(r"(?i)run\.yaml|summary\.csv|report\.html", name)
     return name if name == text and name and not reserved else _hashed(name, text)
 
 
@@ -150,56 +173,74 @@ def _hashed(name: str, text: str) -> str:
 
 def _from_manifest(manifest: Path) -> list[SlideEntry]:
     rows = _rows(manifest)
-    entries = [_entry(manifest, number, row) for number, row in enumerate(rows, 2)]
+    entries = [_entry(manifest, line, row) for line, row in rows]
     if not entries:
         raise ConfigError(f"the manifest {manifest} has no rows")
-    given = Counter(entry.slide_id.casefold() for entry, row in zip(entries, rows, strict=True) if row.get("slide_id"))
-    twice = [name for name, count in given.items() if count > 1]
+    given = [bool(row.get("slide_id")) for _, row in rows]
+    counts = Counter(entry.slide_id.casefold() for entry, own in zip(entries, given, strict=True) if own)
+    twice = [name for name, count in counts.items() if count > 1]
     if twice:
         raise ConfigError(f"the manifest {manifest} names the slide_id {twice[0]!r} more than once")
-    return _distinct(entries, lambda entry: safe_name(entry.path.name))
+    return _distinct(entries, lambda entry: safe_name(entry.path.name), given)
 
 
-def _rows(manifest: Path) -> list[dict[str, str]]:
-    """Rows with canonical column names; a text file without a header is a list of paths."""
+def _rows(manifest: Path) -> list[tuple[int, dict[str, str]]]:
+    """Line number and row with canonical column names; a .txt file has no header, it is a list of paths."""
     try:
-        lines = manifest.read_text("utf-8-sig").splitlines()
+        text = manifest.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the manifest {manifest}: {error}") from error
-    lines = [line for line in lines if line.strip()]
-    if not lines:
-        return []
     if manifest.suffix.lower() == ".txt":
-        return [{"path": line.strip()} for line in lines]
-    delimiter = "\t" if manifest.suffix.lower() == ".tsv" else ","
-    reader = csv.DictReader(lines, delimiter=delimiter)
-    header = {name: name.strip().lower() for name in reader.fieldnames or []}
-    columns = {
-        canonical: next((name for alias in aliases for name, low in header.items() if low == alias), None)
+        return [(number, {"path": line.strip()}) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if manifest.suffix.lower() == ".tsv" else ",")
+    try:
+        filled = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise ConfigError(f"{manifest}, line {reader.line_num}: {error}") from error
+    if not filled:
+        return []
+    columns = _columns(manifest, filled[0][1])
+    return [
+        (line, {canonical: row[index].strip() for canonical, index in columns.items() if index < len(row)})
+        for line, row in filled[1:]
+    ]
+
+
+def _columns(manifest: Path, header: list[str]) -> dict[str, int]:
+    """Canonical name -> index of the column, for those that the manifest has."""
+    names = [name.strip().lower() for name in header]
+    found = {
+        canonical: next(names.index(alias) for alias in aliases if alias in names)
         for canonical, aliases in ALIASES.items()
+        if set(aliases) & set(names)
     }
-    if columns["path"] is None:
+    if "path" not in found:
         raise ConfigError(
             f"the manifest {manifest} has no column for the slide's file; it has {', '.join(header)}, "
             f"one of {', '.join(ALIASES['path'])} is needed"
         )
-    return [
-        {canonical: (row.get(name) or "").strip() for canonical, name in columns.items() if name is not None}
-        for row in reader
-    ]
+    return found
 
 
 def _entry(manifest: Path, line: int, row: dict[str, str]) -> SlideEntry:
     where = f"{manifest}, line {line}"
-    if not row["path"]:
+    if not row.get("path"):
         raise ConfigError(f"{where}: the slide's path is empty")
+    if any("\0" in value for value in row.values()):
+        raise ConfigError(f"{where}: a NUL character; save the manifest as UTF-8 text")
     path = manifest.parent / row["path"]
-    mpp = None
-    if row.get("mpp"):
-        try:
-            mpp = float(row["mpp"])
-        except ValueError as error:
-            raise ConfigError(f"{where}: mpp must be a number in um per pixel, got {row['mpp']!r}") from error
     mask = manifest.parent / row["mask_path"] if row.get("mask_path") else None
     name = row.get("slide_id") or stem(path)
-    return SlideEntry(safe_name(name), path, mpp, mask, row.get("patient") or None)
+    return SlideEntry(safe_name(name), path, _mpp(where, row.get("mpp")), mask, row.get("patient") or None)
+
+
+def _mpp(where: str, text: str | None) -> float | None:
+    if not text:
+        return None
+    try:
+        mpp = float(text)
+    except ValueError as error:
+        raise ConfigError(f"{where}: mpp must be a number in um per pixel, got {text!r}") from error
+    if not 0 < mpp < math.inf:
+        raise ConfigError(f"{where}: mpp must be a positive number of um per pixel, got {text!r}")
+    return mpp

@@ -236,20 +236,21 @@ class _Resolution:
 def _slide_frame(scene: Scene) -> tuple[Image.Image, _Frame]:
     image = Image.fromarray(scene.picture)
     longest = max(image.size)
-    target = min(max(longest, SHORT_SLIDE), LONG_SIDE)
-    zoom = target / longest
-    if zoom != 1:
-        width, height = (max(1, round(length * zoom)) for length in image.size)
-        # magnified pixels stay pixels: blurring a 16 px slide would show what is not there
-        image = image.resize((width, height), Image.Resampling.NEAREST if zoom > 4 else Image.Resampling.LANCZOS)
+    zoom = min(max(longest, SHORT_SLIDE), LONG_SIDE) / longest
+    image = _zoomed(image, zoom)
     mpp = scene.picture_mpp / zoom
     return image, _Frame(0.0, 0.0, scene.slide_mpp / mpp, mpp)
 
 
+def _zoomed(image: Image.Image, zoom: float) -> Image.Image:
+    """Resized, and a copy in any case. Pixels magnified a lot stay pixels: smoothing shows what is not there."""
+    width, height = (max(1, round(length * zoom)) for length in image.size)
+    return image.resize((width, height), Image.Resampling.NEAREST if zoom > 4 else Image.Resampling.LANCZOS)
+
+
 def _field_panel(scene: Scene, item: Field, index: int, side: int) -> Image.Image:
     zoom = side / max(item.region.width, item.region.height)
-    size = (max(1, round(item.region.width * zoom)), max(1, round(item.region.height * zoom)))
-    image = Image.fromarray(item.pixels).resize(size, Image.Resampling.BICUBIC)
+    image = _zoomed(Image.fromarray(item.pixels), zoom)
     box = item.region.level0(_Resolution(scene.slide_mpp))
     mpp = item.region.mpp / zoom
     frame = _Frame(box[0], box[1], scene.slide_mpp / mpp, mpp)

@@ -321,10 +321,10 @@ def _pictures(path: Path, limit: int) -> _Pictures:
 
 
 def _jpeg(image: Image.Image, side: int, quality: int) -> bytes:
-    """JPEG of a copy whose long side is at most ``side`` px."""
-    small, buffer = image.copy(), io.BytesIO()
-    small.thumbnail((side, side), Image.Resampling.LANCZOS)
-    small.save(buffer, "JPEG", quality=quality, optimize=True)
+    """JPEG of the image, which is first reduced in place to a long side of at most ``side`` px."""
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
 
 

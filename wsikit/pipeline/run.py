@@ -207,8 +207,10 @@ def run(
     if batch_size < 1 or workers < 1:
         raise ConfigError(f"batch_size and workers must be at least 1, got {batch_size} and {workers}")
     clock = Clock()
-    with clock("tissue"):
-        tissue = mask if mask is not None else default_tissue(slide)
+    tissue = mask
+    if tissue is None:
+        with clock("tissue"):
+            tissue = default_tissue(slide)
     with clock("prepare"):
         bound = predictor.prepare(slide, tissue)
         grid = TileGrid.cover(slide, bound.tile, tissue)

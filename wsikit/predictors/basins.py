@@ -16,12 +16,12 @@ MERGE_ROUNDS = 4
 
 
 class _Saddles(NamedTuple):
-    """Pairs of touching mask pixels under different summits, as positions in the list of mask pixels, and the lower height
-    of the two."""
+    """Pairs of touching mask pixels under different summits, by their positions in the list of mask pixels."""
 
     first: NDArray[np.int32]
     second: NDArray[np.int32]
     height: NDArray[np.float32]
+    """The lower of the two pixels' heights."""
 
 
 def basins(height: NDArray[np.float32], mask: NDArray[np.bool_], depth: float) -> NDArray[np.int32]:

@@ -57,6 +57,8 @@ PEAK_BASE = 0.5
 """A nucleus ends where density falls below PEAK_SHARE of the way to its peak from PEAK_BASE times the threshold."""
 MIN_SCORE = 0.09
 """Smallest score: mean density 10 % above the local threshold."""
+MIN_CIRCULARITY = 0.4
+"""Less round things are fibres, folds and edges of keratin; hardly a nucleus is lost."""
 SUPPORT_UM = 2 * SURROUND_UM
 """Reach of the widest filter."""
 
@@ -153,12 +155,14 @@ def _nuclei(image: NDArray[np.uint8], region: Region, threshold: float) -> Objec
     labels, scores, means = _scored(labels, densities)
     _, polygons = outlines(labels)
     sums = moments(labels, len(polygons))
+    circularity = _circularity(polygons)
+    keep = circularity >= MIN_CIRCULARITY
     measurements = {
-        "Area um^2": sums[:, 2].astype(np.float64) * region.mpp**2,
-        "Circularity": _circularity(polygons),
-        "Haematoxylin OD mean": means,
+        "Area um^2": sums[keep, 2].astype(np.float64) * region.mpp**2,
+        "Circularity": circularity[keep],
+        "Haematoxylin OD mean": means[keep],
     }
-    return Objects(region, polygons, np.zeros(len(polygons), np.int64), scores, sums, measurements)
+    return Objects(region, polygons[keep], np.zeros(int(keep.sum()), np.int64), scores[keep], sums[keep], measurements)
 
 
 def _haematoxylin(image: NDArray[np.uint8]) -> NDArray[np.float32]:

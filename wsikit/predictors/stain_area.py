@@ -13,22 +13,30 @@ from wsikit.errors import ConfigError, PredictionError
 from wsikit.geometry import TileSpec
 from wsikit.predictions import Batch, Label, ScoreMap
 from wsikit.predictors.sampling import OD_BINS, od_histogram, otsu, tissue_pixels
-from wsikit.predictors.stain import DAB, HAEMATOXYLIN, Deconvolution
+from wsikit.predictors.stain import DAB, HAEMATOXYLIN, Deconvolution, optical_density
 from wsikit.slides import Slide
 from wsikit.tissue import TissueMask
 
 DAB_OD = (0.15, 0.40)
-"""The DAB threshold is Otsu's, kept inside these. Eosin and dense haematoxylin reach 0.1 of DAB, so that an H&E slide
-has next to no positive area; weak positive staining ends at about 0.2 (the threshold QuPath starts from)."""
-HAEMATOXYLIN_OD = (0.12, 0.40)
-"""The haematoxylin threshold is Otsu's over what is not DAB positive, kept inside these."""
+"""The DAB threshold is Otsu's, kept inside these: weak positive staining ends at about 0.2 (where QuPath starts)."""
+HAEMATOXYLIN_OD = (0.10, 0.25)
+"""The haematoxylin threshold is Otsu's over what is not DAB positive, kept inside these: counterstains are pale."""
+DARK_OD = 0.5
+"""Otsu sees haematoxylin densities above this as this: a few black nuclei must not push the threshold up."""
+BROWN = 0.75
+"""Least blue OD, in parts of the green OD, of DAB. Haematoxylin has 0.4, eosin up to 0.7, DAB 1.4: without this bound a
+tenth to a half of H&E sections passes for weak DAB, since scanned eosin absorbs more blue than its vector says. Where
+DAB lies over haematoxylin, a pixel is positive from 0.7 times as much DAB as haematoxylin."""
+
+SATURATED_OD = 1.2
+"""Densities beyond this (values up to 16) say nothing of the hue: the densest DAB is black."""
 
 
 @dataclass(frozen=True)
 class StainAreaPredictor:
     """Per-pixel classes of DAB immunohistochemistry, as scores of 0 and 1.
 
-    A pixel is DAB positive where its deconvolved DAB OD reaches the DAB threshold, whatever else it holds; else
+    A pixel is DAB positive where it is brown (see ``BROWN``) and its deconvolved DAB OD reaches the DAB threshold; else
     haematoxylin where that reaches its own; else background.
     """
 
@@ -80,11 +88,11 @@ class StainAreaPredictor:
         """Bind both thresholds from a fixed sample of the tissue; without tissue, the upper ends of their ranges."""
         mpp = slide.resolve(self.mpp)
         densities = [
-            (_density(pixels, 0)[inside], _density(pixels, 1)[inside])
+            (_haematoxylin(pixels)[inside], _dab(pixels)[inside])
             for pixels, inside in tissue_pixels(slide, tissue, mpp)
         ]
         dab_threshold = _threshold([dab for _, dab in densities], DAB_OD)
-        negative = [haematoxylin[dab < dab_threshold] for haematoxylin, dab in densities]
+        negative = [np.minimum(other[dab < dab_threshold], np.float32(DARK_OD)) for other, dab in densities]
         return replace(self, dab_threshold=dab_threshold, haematoxylin_threshold=_threshold(negative, HAEMATOXYLIN_OD))
 
     def predict(self, batch: Batch) -> Sequence[ScoreMap]:
@@ -97,8 +105,16 @@ class StainAreaPredictor:
         ]
 
 
-def _density(image: NDArray[np.uint8], stain: int) -> NDArray[np.float32]:
-    return Deconvolution.of(HAEMATOXYLIN, DAB).density(image, stain)
+def _haematoxylin(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return Deconvolution.of(HAEMATOXYLIN, DAB).density(image, 0)
+
+
+def _dab(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """DAB OD where a pixel is brown, else 0."""
+    density = Deconvolution.of(HAEMATOXYLIN, DAB).density(image, 1)
+    visible = np.minimum(optical_density(), SATURATED_OD).astype(np.float32)
+    density[visible[image[..., 2]] < (np.float32(BROWN) * visible)[image[..., 1]]] = 0
+    return density
 
 
 def _threshold(values: Sequence[NDArray[np.float32]], allowed: tuple[float, float]) -> float:
@@ -109,8 +125,8 @@ def _threshold(values: Sequence[NDArray[np.float32]], allowed: tuple[float, floa
 
 
 def _classes(image: NDArray[np.uint8], dab_threshold: float, haematoxylin_threshold: float) -> NDArray[np.float32]:
-    positive = _density(image, 1) >= np.float32(dab_threshold)
-    haematoxylin = (_density(image, 0) >= np.float32(haematoxylin_threshold)) & ~positive
+    positive = _dab(image) >= np.float32(dab_threshold)
+    haematoxylin = (_haematoxylin(image) >= np.float32(haematoxylin_threshold)) & ~positive
     scores = np.empty((*positive.shape, 3), np.float32)
     scores[..., 0] = positive
     scores[..., 1] = haematoxylin

@@ -126,8 +126,11 @@ class GeoJSONSink:
         self.abort()
         self.written = self.repaired = self.dropped = 0
         self.paths = ()
-        self._context = context
+        with output_errors(self.path):
+            for left in self._numbered(".", f".{os.getpid()}.tmp"):  # by a process that died and had our id
+                left.unlink()
         self._open_part()
+        self._context = context
 
     def write(self, features: Features) -> None:
         """Append features."""
@@ -178,10 +181,14 @@ class GeoJSONSink:
         elsewhere ``case-001.geojson`` beside ``case.geojson`` may be another slide's."""
         stale = [self.path] if self.path not in finals and self.path.exists() else []
         if self.split is not None or self.path.name == self.filename:
-            stem, suffix = map(re.escape, self._stem())
-            ours = re.compile(rf"{stem}-\d{{3,}}{suffix}")
-            stale += [p for p in self.path.parent.iterdir() if ours.fullmatch(p.name) and p not in finals]
+            stale += [path for path in self._numbered() if path not in finals]
         return stale
+
+    def _numbered(self, before: str = "", after: str = "") -> list[Path]:
+        """The files in the folder that have the name of a part, between ``before`` and ``after``."""
+        stem, suffix = self._stem()
+        name = re.compile(rf"{re.escape(before + stem)}-\d{{3,}}{re.escape(suffix + after)}")
+        return [path for path in self.path.parent.iterdir() if name.fullmatch(path.name)]
 
     def _append(self, texts: list[bytes]) -> None:
         with output_errors(self.path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wsikit.errors import ConfigError, PixelReadError
+from wsikit.errors import ConfigError, PixelReadError, SlideOpenError
 from wsikit.slides.resample import area_average
 from wsikit.slides.slide import DEFAULT_TILE, Pixels, Slide
 
@@ -73,7 +73,7 @@ class ArrayReader:
     def read(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         """See ``Reader.read``."""
         if self._closed:
-            raise PixelReadError(f"{self.path.name} was closed")
+            raise SlideOpenError(f"{self.path.name} was closed")
         tw, th = self._tile
         for bad_level, column, row in self._bad:
             beside = column * tw >= x + width or (column + 1) * tw <= x
@@ -87,7 +87,7 @@ class ArrayReader:
         return self._associated
 
     def close(self) -> None:
-        """Later reads raise PixelReadError."""
+        """Later reads raise SlideOpenError."""
         self._closed = True
 
 

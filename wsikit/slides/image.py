@@ -149,7 +149,7 @@ class ImageReader:
     def _decoded(self) -> Pixels:
         with self._lock:
             if self._closed:
-                raise PixelReadError(f"{self.path.name} was closed")
+                raise SlideOpenError(f"{self.path.name} was closed")
             if self._pixels is None:
                 try:
                     pixels = self._decode(self.path)

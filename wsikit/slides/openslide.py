@@ -118,14 +118,16 @@ class OpenSlideReader:
     def _read_blocks(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         scale = self.downsamples[level]
         block_width, block_height = self.tile_size(level)
+        right, bottom = self.sizes[level]
         pixels = np.empty((height, width, 3), np.uint8)
         for top in range(y - y % block_height, y + height, block_height):
             for left in range(x - x % block_width, x + width, block_width):
+                # always the whole block: its corner decides how OpenSlide resamples, its extent what can fail
+                block_size = min(block_width, right - left), min(block_height, bottom - top)
+                block = self._read_at(level, round(left * scale), round(top * scale), *block_size)
                 x0, y0 = max(left, x), max(top, y)
                 x1, y1 = min(left + block_width, x + width), min(top + block_height, y + height)
-                # from the block's own corner: the corner decides how OpenSlide resamples, the far edges do not
-                block = self._read_at(level, round(left * scale), round(top * scale), x1 - left, y1 - top)
-                pixels[y0 - y : y1 - y, x0 - x : x1 - x] = block[y0 - top :, x0 - left :]
+                pixels[y0 - y : y1 - y, x0 - x : x1 - x] = block[y0 - top : y1 - top, x0 - left : x1 - left]
         return pixels
 
     def _read_at(self, level: int, x0: int, y0: int, width: int, height: int) -> Pixels:
@@ -140,7 +142,7 @@ class OpenSlideReader:
     def _live(self) -> openslide.OpenSlide:
         with self._lock:
             if self._closed:
-                raise PixelReadError(f"{self.path.name} was closed")
+                raise SlideOpenError(f"{self.path.name} was closed")
             if self._handle is None:
                 self._handle = self._reopen()
             return self._handle
@@ -165,7 +167,7 @@ class OpenSlideReader:
         try:
             return openslide.OpenSlide(self.path)
         except OpenSlideError as error:
-            raise PixelReadError(f"{self.path} cannot be opened again after an error: {error}") from error
+            raise SlideOpenError(f"{self.path} cannot be opened again after an error: {error}") from error
 
     def _replace(self, dead: openslide.OpenSlide, fresh: openslide.OpenSlide | None) -> None:
         """Put ``fresh`` in the dead handle's place; whoever still holds the dead one lets it go when done."""

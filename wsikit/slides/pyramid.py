@@ -120,12 +120,14 @@ class _Mosaic:
         """A key that is equal only for boxes of equal content."""
         crop_h, crop_w = self.crop.shape[:2]
         block = self.block
-        # the blocks under the box, and where in the first of them it begins
         rows = np.arange(y // block * block, y + height, block)
         columns = np.arange(x // block * block, x + width, block)
-        pattern = self._blocks(rows, columns)
-        offset = f"{x % block},{y % block}".encode()
-        return x % (2 * crop_w), y % (2 * crop_h), pattern.tobytes() + offset
+        blocks = self._blocks(rows, columns)
+        if not blocks.any():
+            return 0, 0, b"glass"
+        # where blocks differ, it matters where in the first of them the box begins
+        layout = b"" if blocks.all() else f"{x % block},{y % block},".encode() + blocks.tobytes()
+        return x % (2 * crop_w), y % (2 * crop_h), layout
 
     def _blocks(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.bool_]:
         last_row, last_column = (side - 1 for side in self.covered.shape)

@@ -69,6 +69,7 @@ class Reader(Protocol):
 
         Transparent pixels come as ``background``. The array may be read-only: a copy costs as much as a fifth of the
         decoding. Raises PixelReadError where any pixel cannot be decoded; the reader stays usable after that.
+        Raises SlideOpenError where the reader was closed or the file is gone: that is no bad tile.
         """
         ...
 
@@ -361,15 +362,28 @@ class Slide:
             self._bad.known.setdefault(level.index, set()).update(bad)
 
     def _read_around(self, level: Level, x: int, y: int, width: int, height: int) -> PartialRead:
-        """Read tile by tile, leaving the known bad ones as background."""
-        bad = self._known_bad(level, x, y, width, height)
+        """Read tile by tile, leaving the bad ones as background."""
         pixels = np.empty((height, width, 3), np.uint8)
         pixels[:] = self.reader.background
         for tile in self._tiles(level, x, y, width, height):
-            if tile in bad:
-                continue
             tx, ty, tw, th = self._tile_box(level, *tile)
             x0, y0, x1, y1 = max(x, tx), max(y, ty), min(x + width, tx + tw), min(y + height, ty + th)
-            pixels[y0 - y : y1 - y, x0 - x : x1 - x] = self.reader.read(level.index, x0, y0, x1 - x0, y1 - y0)
+            found = None if self._is_bad(level, tile) else self._read_tile(level, tile, x0, y0, x1 - x0, y1 - y0)
+            if found is not None:
+                pixels[y0 - y : y1 - y, x0 - x : x1 - x] = found
+        bad = self._known_bad(level, x, y, width, height)
         listed = tuple(BadTile(level.index, self._tile_box(level, *t), level.downsample) for t in sorted(bad))
         return PartialRead(pixels, listed)
+
+    def _read_tile(self, level: Level, tile: tuple[int, int], x: int, y: int, width: int, height: int) -> Pixels | None:
+        """A box inside one tile; None, and the tile is remembered, where it cannot be decoded."""
+        try:
+            return self.reader.read(level.index, x, y, width, height)
+        except PixelReadError:
+            with self._bad.lock:
+                self._bad.known.setdefault(level.index, set()).add(tile)
+            return None
+
+    def _is_bad(self, level: Level, tile: tuple[int, int]) -> bool:
+        with self._bad.lock:
+            return tile in self._bad.known.get(level.index, ())

@@ -158,7 +158,7 @@ class TiffSlideReader:
             )
         with self._lock:
             if self._closed:
-                raise PixelReadError(f"{self.path.name} was closed")
+                raise SlideOpenError(f"{self.path.name} was closed")
             self._file.seek(offset)
             data: bytes = self._file.read(count)
         if len(data) != count:

@@ -1,0 +1,142 @@
+"""Planted scenes and the simple predictors that see them: known answers for stitching and the pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import shapely
+from scipy import ndimage
+
+from wsikit.geometry import Region, TileSpec
+from wsikit.outlines import moments, outlines
+from wsikit.predictions import Batch, Label, Objects, Points, ScoreMap
+from wsikit.slides import Slide
+from wsikit.slides.array import ArrayReader
+from wsikit.tissue import TissueMask
+
+Box = tuple[int, int, int, int]
+INK = (40, 30, 90)
+PAPER = (235, 235, 235)
+
+
+def scene(width: int, height: int, boxes: Sequence[Box], mpp: float = 0.5, **reader: Any) -> Slide:
+    """A slide with a dark rectangle (x, y, width, height; level-0 px) for every box."""
+    pixels = np.full((height, width, 3), PAPER, np.uint8)
+    for x, y, w, h in boxes:
+        pixels[y : y + h, x : x + w] = INK
+    return Slide(ArrayReader([pixels], mpp, path="scene.svs", **reader))
+
+
+@dataclass(frozen=True)
+class Planted:
+    """What the planted predictors share."""
+
+    core: int = 64
+    halo: int = 24
+    mpp: float = 0.5
+    phase: tuple[int, int] = (0, 0)
+    prepared: bool = False
+
+    name: ClassVar[str] = "planted"
+    labels: ClassVar[tuple[Label, ...]] = (Label("Blob", (200, 0, 0)), Label("Other", (0, 120, 0)))
+
+    @property
+    def tile(self) -> TileSpec:
+        return TileSpec(self.mpp, self.core, self.halo, 0.0, self.phase)
+
+    @property
+    def bound(self) -> Mapping[str, Any]:
+        return {"prepared": True} if self.prepared else {}
+
+    def prepare(self, slide: Slide, tissue: TissueMask) -> Self:
+        return replace(self, prepared=True)
+
+
+@dataclass(frozen=True)
+class BlobPredictor(Planted):
+    """Every connected dark thing of a patch, those cut by its border included."""
+
+    produces: ClassVar[type[Objects]] = Objects
+
+    def predict(self, batch: Batch) -> list[Objects]:
+        return [self._one(image, region) for image, region in zip(batch.images, batch.regions, strict=True)]
+
+    def _one(self, image: np.ndarray[Any, Any], region: Region) -> Objects:
+        found, count = ndimage.label(image[..., 0] < 128)
+        _, shapes = outlines(found, tolerance=0)
+        sums = moments(found, count)
+        size = sums[:, 2].astype(float)
+        labels = sums[:, 2] % 2
+        return Objects(region, shapes, labels, np.full(count, 0.5), sums, {"Area um^2": size * region.mpp**2})
+
+
+@dataclass(frozen=True)
+class ShakyPredictor(Planted):
+    """Draws the planted boxes shifted away from the window it sees them in, so that two cores claim those at a seam."""
+
+    boxes: tuple[Box, ...] = ()
+    shift: int = 2
+    produces: ClassVar[type[Objects]] = Objects
+
+    def predict(self, batch: Batch) -> list[Objects]:
+        return [self._one(region) for region in batch.regions]
+
+    def _one(self, region: Region) -> Objects:
+        shapes, sums, scores = [], [], []
+        for x, y, w, h in self.boxes:
+            # towards the window's middle: each window believes the thing is more its own than it is
+            dx = self.shift if x + w / 2 < region.x + region.width / 2 else -self.shift
+            left, top = x + dx - region.x, y - region.y
+            if left < 0 or top < 0 or left + w > region.width or top + h > region.height:
+                continue
+            shapes.append(shapely.box(left, top, left + w, top + h))
+            n = w * h
+            sums.append((n * left + h * w * (w - 1) // 2, n * top + w * h * (h - 1) // 2, n))
+            scores.append(0.9 if dx > 0 else 0.8)
+        count = len(shapes)
+        moments_ = np.array(sums, np.int64).reshape(count, 3)
+        outlines_ = np.array([None, *shapes], object)[1:]
+        return Objects(region, outlines_, np.zeros(count, np.int64), np.array(scores, float), moments_, {})
+
+
+@dataclass(frozen=True)
+class PointPredictor(Planted):
+    """The centre of every connected dark thing, shifted by a window-dependent amount below the radius."""
+
+    wobble: float = 0.0
+    produces: ClassVar[type[Points]] = Points
+
+    def predict(self, batch: Batch) -> list[Points]:
+        return [self._one(image, region) for image, region in zip(batch.images, batch.regions, strict=True)]
+
+    def _one(self, image: np.ndarray[Any, Any], region: Region) -> Points:
+        found, count = ndimage.label(image[..., 0] < 128)
+        sums = moments(found, count)
+        xy = sums[:, :2] / np.maximum(sums[:, 2:], 1) + 0.5
+        middle = np.array([region.width, region.height]) / 2
+        xy = xy + np.sign(middle - xy) * self.wobble
+        return Points(region, xy, np.zeros(count, np.int64), np.full(count, 0.7), {}, radius=3.0)
+
+
+@dataclass(frozen=True)
+class RampPredictor(Planted):
+    """Scores that depend on the place in the patch, so that blending them right or wrong makes a difference."""
+
+    produces: ClassVar[type[ScoreMap]] = ScoreMap
+
+    def predict(self, batch: Batch) -> list[ScoreMap]:
+        return [self._one(image, region) for image, region in zip(batch.images, batch.regions, strict=True)]
+
+    def _one(self, image: np.ndarray[Any, Any], region: Region) -> ScoreMap:
+        return ScoreMap(region, ramp_scores(image, region))
+
+
+def ramp_scores(image: np.ndarray[Any, Any], region: Region) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """(H, W, 2) scores: the picture's brightness mixed with the distance from the patch's corner."""
+    rows, columns = np.mgrid[: region.height, : region.width]
+    place = (rows + columns) / (region.height + region.width)
+    first = (0.5 * place + 0.5 * image[..., 0] / 255).astype(np.float32)
+    return np.stack([first, 1 - first], axis=2)

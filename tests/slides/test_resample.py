@@ -1,0 +1,99 @@
+"""Area averaging against a slow independent reference, and its independence of how a region is cut."""
+
+from fractions import Fraction
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsikit.slides import resample
+from wsikit.slides.resample import area_average
+
+SOURCE = np.random.default_rng(0).integers(0, 256, (90, 110, 3)).astype(np.uint8)
+ratios = st.floats(1.0, 7.0, allow_nan=False)
+
+
+def shares(start: int, count: int, ratio: float, size: int) -> np.ndarray:
+    """(count, size) exact share of every source pixel in every output pixel, by fractions."""
+    table = np.zeros((count, size))
+    for i in range(count):
+        low, high = Fraction(ratio) * (start + i), Fraction(ratio) * (start + i + 1)
+        for j in range(max(0, int(low) - 1), min(size, int(high) + 2)):
+            table[i, j] = max(Fraction(0), min(high, Fraction(j + 1)) - max(low, Fraction(j))) / Fraction(ratio)
+    return table
+
+
+def slow(box: tuple[int, int, int, int], ratio: float) -> np.ndarray:
+    x, y, width, height = box
+    rows, columns = shares(y, height, ratio, SOURCE.shape[0]), shares(x, width, ratio, SOURCE.shape[1])
+    return np.einsum("ij,jkc,lk->ilc", rows, SOURCE.astype(float), columns)
+
+
+def average(box: tuple[int, int, int, int], ratio: float) -> np.ndarray:
+    return area_average(SOURCE, (0, 0), ratio, box)
+
+
+@st.composite
+def boxes(draw: st.DrawFn, ratio: float) -> tuple[int, int, int, int]:
+    """An output box whose source lies inside ``SOURCE`` with a pixel to spare."""
+    most = [int((side - 2) / ratio) for side in (SOURCE.shape[1], SOURCE.shape[0])]
+    x, y = (draw(st.integers(0, side - 1)) for side in most)
+    return x, y, draw(st.integers(1, min(12, most[0] - x))), draw(st.integers(1, min(12, most[1] - y)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), ratios)
+def test_within_one_grey_level_of_exact_fractions(data: st.DataObject, ratio: float) -> None:
+    box = data.draw(boxes(ratio))
+    assert np.abs(average(box, ratio) - slow(box, ratio)).max() <= 1.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), ratios)
+def test_a_pixel_does_not_depend_on_the_box(data: st.DataObject, ratio: float) -> None:
+    x, y, width, height = data.draw(boxes(ratio))
+    i, j = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    alone = average((x + i, y + j, 1, 1), ratio)
+    assert np.array_equal(average((x, y, width, height), ratio)[j, i], alone[0, 0])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data(), ratios)
+def test_a_pixel_does_not_depend_on_the_origin_of_the_source(data: st.DataObject, ratio: float) -> None:
+    x, y, *_ = box = data.draw(boxes(ratio))
+    left, top = max(0, int(x * ratio) - 1), max(0, int(y * ratio) - 1)
+    cropped = area_average(SOURCE[top:, left:], (left, top), ratio, box)
+    assert np.array_equal(cropped, average(box, ratio))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data(), st.integers(1, 6))
+def test_whole_ratio_equals_the_generic_path(data: st.DataObject, ratio: int) -> None:
+    x, y, width, height = box = data.draw(boxes(float(ratio)))
+    rows, row_weights, row_total = resample._taps(y, height, float(ratio), 0)
+    columns, column_weights, column_total = resample._taps(x, width, float(ratio), 0)
+    total = np.zeros((height, width, 3), np.int64)
+    for row, wr in zip(rows, row_weights, strict=True):
+        for column, wc in zip(columns, column_weights, strict=True):
+            total += SOURCE[row][:, column].astype(np.int64) * wr[:, None, None] * wc[None, :, None]
+    area = row_total[:, None, None] * column_total[None, :, None]
+    assert np.array_equal(average(box, float(ratio)), (total + area // 2) // area)
+
+
+@given(ratios)
+@settings(max_examples=40, deadline=None)
+def test_one_colour_stays_that_colour(ratio: float) -> None:
+    plain = np.full((60, 60, 3), 201, np.uint8)
+    assert (area_average(plain, (0, 0), ratio, (1, 1, 5, 5)) == 201).all()
+
+
+def test_white_does_not_overflow_at_large_ratios() -> None:
+    white = np.full((1030, 1030, 3), 255, np.uint8)
+    for ratio in (1024.0, 1023.7):
+        assert (area_average(white, (0, 0), ratio, (0, 0, 1, 1)) == 255).all()
+
+
+def test_half_is_rounded_up() -> None:
+    source = np.zeros((2, 2, 3), np.uint8)
+    source[0, 0] = 2  # mean 0.5
+    assert (area_average(source, (0, 0), 2.0, (0, 0, 1, 1)) == 1).all()
