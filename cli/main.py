@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 
@@ -18,6 +19,8 @@ USAGE = 2
 """Exit code where the command itself is wrong or cannot start."""
 INCOMPLETE = 3
 """Exit code where some slides did not end complete."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
 
 typer_app = typer.Typer(
     name="wsikit",
@@ -36,6 +39,9 @@ def app() -> None:
 
     # what tifffile thinks of a broken file is in the slide's own message
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # file names may hold what the output's encoding lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         typer_app()
     except WsikitError as error:
@@ -43,6 +49,8 @@ def app() -> None:
         if error.remedy:
             sys.stderr.write(f"  what to do: {error.remedy}\n")
         sys.exit(USAGE)
-    except KeyboardInterrupt:
-        sys.stderr.write("wsikit: interrupted; the same command goes on where it stopped\n")
-        sys.exit(130)
+    except SystemExit as end:
+        # typer turns an interrupt into this exit code and says nothing
+        if end.code == INTERRUPTED:
+            sys.stderr.write("wsikit: interrupted; the same command goes on where it stopped\n")
+        raise

@@ -16,21 +16,16 @@ def samples(
     tissue: Annotated[float, typer.Option(min=0, max=1, help="Share of that slide that is tissue.")] = 1.0,
 ) -> None:
     """Find or fetch the sample slide (CMU-1-Small-Region, H&E, CC0) and print the paths written."""
-    from wsikit.errors import OutputError
     from wsikit.samples import NAME, sample, settle, write_whole
     from wsikit.slides import open_slide
     from wsikit.slides.pyramid import write_pyramid
 
     found = sample()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_whole(out / NAME, found.read_bytes())
-        print(out / NAME)
-        if pyramid is not None:
-            target = out / f"pyramid-{pyramid}.svs"
-            with open_slide(found) as slide:
-                fresh = write_pyramid(out / f".new-{target.name}", slide, size=(pyramid, pyramid), tissue=tissue)
-            settle(fresh, target)
-            print(target)
-    except OSError as error:
-        raise OutputError(f"cannot write to {out}: {error}") from error
+    write_whole(out / NAME, found.read_bytes())
+    print(out / NAME)
+    if pyramid is not None:
+        target = out / f"pyramid-{pyramid}.svs"
+        with open_slide(found) as slide:
+            fresh = write_pyramid(out / f".new-{target.name}", slide, size=(pyramid, pyramid), tissue=tissue)
+        settle(fresh, target)
+        print(target)

@@ -6,9 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from wsikit.samples import SampleError, sample
 from wsikit.slides.pyramid import write_pyramid
+
+# what an example takes says more of the machine than of the code
+settings.register_profile("wsikit", deadline=None)
+settings.load_profile("wsikit")
 
 
 @pytest.fixture(scope="session")

@@ -320,6 +320,11 @@ def command(*words: str) -> Result:
     return CliRunner().invoke(app, words)
 
 
+def test_a_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"a\.svs"):
+        write_pyramid(put(tmp_path / "file") / "a.svs", picture(), size=(512, 512), mpp=0.5)
+
+
 def test_command_writes_slide_and_pyramid(cmu: Path, tmp_path: Path) -> None:
     out = tmp_path / "made"
     answer = command("-o", str(out), "--pyramid", "600", "--tissue", "0.5")

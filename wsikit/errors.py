@@ -78,6 +78,6 @@ class UnknownNameError(WsikitError, KeyError):
 
 
 class OutputError(WsikitError, OSError):
-    """An output cannot be written. Codes: io_error, no_space."""
+    """An output cannot be written. Codes: io_error, no_space, foreign_files."""
 
     code = "io_error"

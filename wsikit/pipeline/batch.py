@@ -112,12 +112,14 @@ def run_many(
     Raises:
         UnknownNameError: the model or an output format does not exist.
         ConfigError: a configuration that no slide could be run with.
-        OutputError: the output folder cannot be written.
+        OutputError: the output folder cannot be written, or would replace files that no run has written.
     """
     out = Path(out)
     for name in config.format:
         SINKS[name]
     predictor = load_predictor(config.model, mpp=config.mpp, min_tissue=config.min_tissue, device=config.device)
+    for entry in entries:
+        _refuse_foreign(out / entry.slide_id)
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     _write_run_yaml(out, config, command, started)
     count = config.num_workers or os.cpu_count() or 1
@@ -211,11 +213,27 @@ def _attempt(shared: _Run, entry: SlideEntry, folder: Path, key: str) -> Record:
     return record
 
 
+def _refuse_foreign(folder: Path) -> None:
+    """Keep away from a folder that no run has made: its files are about to be replaced."""
+    if not folder.is_dir() or (folder / "slide.json").exists():
+        return
+    # a run that was killed while it began leaves the record's temporary file, and nothing else
+    ours = ("tissue.geojson", OVERVIEW, ".slide.json.")
+    foreign = sorted(path.name for path in folder.iterdir() if not path.name.startswith(ours))
+    if foreign:
+        raise OutputError(
+            f"{folder} would be replaced by a slide's results, and holds {foreign[0]!r}, which no run has written",
+            code="foreign_files",
+            remedy="choose another output folder with -o",
+        )
+
+
 def _clear(folder: Path) -> None:
     """Remove what an earlier attempt left, so that outputs of different parameters never stand side by side."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.iterdir():
+        # the record goes last: it says that the rest is ours
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == "slide.json"):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror}") from error

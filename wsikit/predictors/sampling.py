@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -79,3 +80,17 @@ def otsu(histogram: NDArray[np.int64]) -> float | None:
     # equal maxima (an empty stretch between two peaks): the middle of the stretch
     best = np.flatnonzero(split)[np.flatnonzero(spread >= spread.max() * (1 - 1e-9))]
     return float(edges[1:][best].mean())
+
+
+def class_means(histogram: NDArray[np.int64], threshold: float) -> tuple[float, float]:
+    """Mean OD of the counts below and from a threshold on; NaN where there are none."""
+    low, high = OD_RANGE
+    edges = np.linspace(low, high, OD_BINS + 1)
+    centres = (edges[:-1] + edges[1:]) / 2
+    below = centres < threshold
+    first, second = (_mean(centres[part], histogram[part]) for part in (below, ~below))
+    return first, second
+
+
+def _mean(values: NDArray[np.float64], counts: NDArray[np.int64]) -> float:
+    return float(np.average(values, weights=counts)) if counts.any() else math.nan

@@ -349,8 +349,11 @@ def _rounded(geometries: Geometries, offset: tuple[float, float]) -> Geometries:
 def _mended(geometry: Any, single: bool) -> Any:
     """The polygonal part of an outline on the grid of 0.01 px: its largest Polygon where ``single``; None if empty."""
     valid = geometry if shapely.is_valid(geometry) else shapely.make_valid(geometry)
+    # GEOS divides by lengths that are zero where an outline collapses, and copes with it
+    with np.errstate(divide="ignore", invalid="ignore"):
+        on_grid = shapely.set_precision(valid, 10.0**-DECIMALS)
     # twice: a GeometryCollection may hold MultiPolygons
-    parts = shapely.get_parts(shapely.get_parts(shapely.set_precision(valid, 10.0**-DECIMALS)))
+    parts = shapely.get_parts(shapely.get_parts(on_grid))
     parts = parts[(shapely.get_type_id(parts) == _POLYGON) & ~shapely.is_empty(parts)]
     if len(parts) == 0:
         return None

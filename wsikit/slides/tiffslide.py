@@ -151,10 +151,10 @@ class TiffSlideReader:
         offset, count = int(page.dataoffsets[index]), int(page.databytecounts[index])
         if count == 0:
             return None
-        if offset <= 0 or offset + count > self._file_size:
+        if offset <= 0 or count < 0 or offset + count > self._file_size:
             raise PixelReadError(
                 f"{where} should lie at bytes {offset} to {offset + count} of a file of {self._file_size} bytes: "
-                "the file was cut short"
+                "the file was cut short or its table is damaged"
             )
         with self._lock:
             if self._closed:
