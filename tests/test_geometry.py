@@ -77,7 +77,8 @@ def test_neighbours_share_their_level0_edge_exactly(column: int, core: int, mpp:
 
 
 @pytest.mark.parametrize(
-    ("width", "height", "mpp"), [(0, 4, 1.0), (4, 0, 1.0), (-3, 4, 1.0), (4, 4, 0.0), (4, 4, math.nan), (4, 4, math.inf)]
+    ("width", "height", "mpp"),
+    [(0, 4, 1.0), (4, 0, 1.0), (-3, 4, 1.0), (4, 4, 0.0), (4, 4, math.nan), (4, 4, math.inf)],
 )
 def test_an_impossible_region_is_refused(width: int, height: int, mpp: float) -> None:
     with pytest.raises(ConfigError, match="Region needs"):

@@ -84,6 +84,7 @@ def test_links_lead_somewhere() -> None:
 
 def test_the_table_lists_every_verb() -> None:
     import typer
+
     from wsikit.cli.main import typer_app
 
     listed = set(re.findall(r"^\| `wsikit ([a-z]+)`", README, re.M))

@@ -313,6 +313,7 @@ def test_nothing_is_left_of_a_failed_write(tmp_path: Path, monkeypatch: pytest.M
 
 def command(*words: str) -> Result:
     import typer
+
     from wsikit.cli.samples import samples as verb
 
     app = typer.Typer()

@@ -9,6 +9,7 @@ import tifffile
 import typer
 from PIL import Image
 from typer.testing import CliRunner
+
 from wsikit.cli.info import info
 
 app = typer.Typer()

@@ -128,7 +128,9 @@ hostile = st.one_of(
     st.text(max_size=300),
     st.text("aA.-_/\\: \n\0\t~", max_size=12),
     st.binary(max_size=255).map(os.fsdecode),
-    st.sampled_from(["", ".", "..", "../..", "/etc/passwd", "con", "NUL.tif", "Com1", "run.yaml", "SUMMARY.CSV", "-rf"]),
+    st.sampled_from(
+        ["", ".", "..", "../..", "/etc/passwd", "con", "NUL.tif", "Com1", "run.yaml", "SUMMARY.CSV", "-rf"]
+    ),
 )
 
 
@@ -264,7 +266,8 @@ def test_empty_cells_and_short_rows_are_values_not_given(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "text", ["path\r\na.svs\r\n", "\ufeffpath\na.svs", "\n\npath\n\na.svs\n\n", 'path\n"a.svs"\n', "path,x\n , \na.svs,"]
+    "text",
+    ["path\r\na.svs\r\n", "\ufeffpath\na.svs", "\n\npath\n\na.svs\n\n", 'path\n"a.svs"\n', "path,x\n , \na.svs,"],
 )
 def test_spreadsheets_write_it_many_ways(tmp_path: Path, text: str) -> None:
     assert ids(manifest(tmp_path, text)) == {"a": "a.svs"}

@@ -209,4 +209,3 @@ def test_predictions_are_checked_for_points_too() -> None:
     slide: Slide = scene(100, 100, [])
     with pytest.raises(PredictionError, match="xy must be finite"):
         run(slide, Nan(), mask=TissueMask.whole(slide))
-

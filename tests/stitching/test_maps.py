@@ -21,7 +21,9 @@ from wsikit.tissue import TissueMask
 BOXES = [(20, 20, 60, 40), (100, 90, 80, 30), (190, 10, 30, 120)]
 
 
-def masks(slide: Slide, predictor: RampPredictor, out: Path, **options: object) -> tuple[np.ndarray, np.ndarray, RunReport]:  # type: ignore[type-arg]
+def masks(
+    slide: Slide, predictor: RampPredictor, out: Path, **options: object
+) -> tuple[np.ndarray, np.ndarray, RunReport]:  # type: ignore[type-arg]
     """Scores (K, H, W) and classes (H, W) of a run, as written."""
     sink = OmeZarrSink(out / "masks.ome.zarr")
     options.setdefault("mask", TissueMask.whole(slide))

@@ -148,7 +148,7 @@ def test_points_come_out_at_the_centre_in_level_0_pixels(tmp_path: Path) -> None
 
 
 def test_coordinates_are_level_0_pixels_at_a_coarser_mpp(tmp_path: Path) -> None:
-    text, report = features(scene(400, 400, [(100, 200, 40, 20)]), BlobPredictor(mpp=1.0), tmp_path)
+    text, _ = features(scene(400, 400, [(100, 200, 40, 20)]), BlobPredictor(mpp=1.0), tmp_path)
     (found,) = polygons(text)
     assert found.bounds == (100, 200, 140, 220)
     (feature,) = geojson.loads(text)["features"]

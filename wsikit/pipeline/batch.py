@@ -207,10 +207,9 @@ def _attempt(shared: _Run, entry: SlideEntry, folder: Path, key: str) -> Record:
         record = base | failure(error) | {"seconds": {"total": round(time.perf_counter() - clock, 3)}}
     record["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
     try:
-        write_record(folder, record)
+        return write_record(folder, record)
     except WsikitError as error:
-        record |= failure(error)
-    return record
+        return record | failure(error)
 
 
 def _refuse_foreign(folder: Path) -> None:

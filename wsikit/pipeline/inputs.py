@@ -162,8 +162,9 @@ def safe_name(text: str) -> str:
     while len(name.encode()) > ID_BYTES:
         name = name[:-1]
     reserved = re.fullmatch(r"(?i)con|prn|aux|nul|com\d|lpt\d", name.partition(".")[0])
-    reserved = reserved or re.fullmatch(r"(?i)run\.yaml|summary\.csv|report\.html", name)
-    return name if name == text and name and not reserved else _hashed(name, text)
+    if reserved or re.fullmatch(r"(?i)run\.yaml|summary\.csv|report\.html", name):
+        return _hashed(f"_{name}", text)  # Windows reserves a name whatever follows its first dot
+    return name if name == text and name else _hashed(name, text)
 
 
 def _hashed(name: str, text: str) -> str:

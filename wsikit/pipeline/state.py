@@ -61,10 +61,12 @@ def read_record(folder: Path) -> Record | None:
     return record if isinstance(record, dict) and record.get("schema") == SCHEMA else None
 
 
-def write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Replace the slide's record. Raises OutputError."""
-    text = json.dumps(record, indent=2, ensure_ascii=False, default=str)
-    replace_file(folder / "slide.json", text.encode("utf-8", "backslashreplace"))
+def write_record(folder: Path, record: Mapping[str, Any]) -> Record:
+    """Replace the slide's record and return it as it will be read. Raises OutputError."""
+    text = json.dumps(record, indent=2, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace")
+    replace_file(folder / "slide.json", text)
+    written: Record = json.loads(text)
+    return written
 
 
 def is_settled(record: Record | None, key: str, folder: Path) -> bool:
