@@ -130,6 +130,7 @@ def test_commit_replaces_what_was_there(make: Callable[[Path], Sink], tmp_path: 
         _write(sink, count)
         sink.commit()
     assert _read(tmp_path) == counts[1]
+    assert len(_visible(tmp_path)) == len(list(tmp_path.iterdir()))
 
 
 def test_no_writes_give_a_valid_empty_output(make: Callable[[Path], Sink], tmp_path: Path) -> None:

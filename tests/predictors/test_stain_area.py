@@ -17,7 +17,7 @@ from wsikit.geometry import Region
 from wsikit.predictions import Batch, Predictor, ScoreMap
 from wsikit.predictors import PREDICTORS, load_predictor
 from wsikit.predictors.stain import DAB, EOSIN, HAEMATOXYLIN, Deconvolution, StainVector
-from wsikit.predictors.stain_area import StainAreaPredictor
+from wsikit.predictors.stain_area import DAB_OD, StainAreaPredictor
 from wsikit.slides.array import array_slide
 from wsikit.tissue import TissueMask
 
@@ -72,8 +72,9 @@ def test_dab_over_haematoxylin_is_positive() -> None:
 
 def test_haematoxylin_and_eosin_hold_no_dab() -> None:
     nuclei, stroma = stripes([0.3, 0.5])
-    _, scores = predicted(stained([(0.05 + 0.8 * nuclei, HAEMATOXYLIN), (0.05 + 0.5 * stroma, EOSIN)]))
+    predictor, scores = predicted(stained([(0.05 + 0.8 * nuclei, HAEMATOXYLIN), (0.05 + 0.5 * stroma, EOSIN)]))
     assert scores[..., 0].mean() < 0.001
+    assert predictor.bound["dab_threshold_od"] == DAB_OD[0]
 
 
 def test_a_blank_slide_is_all_background() -> None:

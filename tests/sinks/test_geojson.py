@@ -145,6 +145,20 @@ def test_an_outline_that_crosses_itself_becomes_its_largest_part(tmp_path: Path)
     assert (sink.written, sink.repaired, sink.dropped) == (1, 1, 0)
 
 
+def test_a_mended_outline_is_moved_by_the_offset_too(tmp_path: Path) -> None:
+    moved = dataclasses.replace(CONTEXT, bounds_offset=(100, 200))
+    [here], _ = export(tmp_path, features([BOW_TIE]))
+    [there], _ = export(tmp_path, features([shapely.transform(BOW_TIE, lambda xy: xy + (100, 200))]), context=moved)
+    assert there["geometry"] == here["geometry"]
+
+
+def test_a_mended_outline_has_no_negative_zero(tmp_path: Path) -> None:
+    crossed = shapely.transform(BOW_TIE, lambda xy: xy - 0.001)
+    [found], sink = export(tmp_path, features([crossed], "annotation"))
+    assert sink.repaired == 1
+    assert "-0.0" not in json.dumps(found["geometry"])
+
+
 def test_an_annotation_that_crosses_itself_keeps_all_its_parts(tmp_path: Path) -> None:
     [found], sink = export(tmp_path, features([BOW_TIE], "annotation"))
     assert shape(found["geometry"]).area == pytest.approx(shapely.make_valid(BOW_TIE).area, abs=0.1)
@@ -220,7 +234,7 @@ def test_ids_differ_by_slide_kind_label_and_geometry(tmp_path: Path) -> None:
     assert len({f["id"] for f in found + other}) == 8
 
 
-@pytest.mark.parametrize("sizes", [(6000,), (1, 2999, 3000), (2500, 2500, 1000)])
+@pytest.mark.parametrize("sizes", [(6000,), (1, 2999, 3000), (1,) * 700 + (5300,)])
 def test_compressed_bytes_depend_only_on_the_features_and_their_order(tmp_path: Path, sizes: tuple[int, ...]) -> None:
     whole = discs(6000)
     outputs = []

@@ -274,6 +274,17 @@ def test_05_stores_one_file_per_block(tmp_path: Path) -> None:
     assert json.loads((path / "labels/classes/0/zarr.json").read_text())["dimension_names"] == ["y", "x"]
 
 
+def test_empty_chunks_of_a_block_are_not_stored(tmp_path: Path) -> None:
+    planes = {name: np.zeros_like(plane) for name, plane in _planes().items()}
+    planes["labels/classes"][5, 5] = 1
+    sink = OmeZarrSink(tmp_path / "masks.ome.zarr", block=BLOCK, chunk=CHUNK)
+    sink.begin(CONTEXT)
+    sink.write(_block(planes, _regions()[0]))
+    sink.commit()
+    chunks = [p for p in (sink.path / "labels/classes/0").rglob("*") if p.is_file() and not p.name.startswith(".z")]
+    assert chunks == [sink.path / "labels/classes/0/0/0"]
+
+
 @pytest.mark.parametrize("ngff", VERSIONS)
 def test_empty_blocks_are_not_stored(tmp_path: Path, ngff: Version) -> None:
     sink = OmeZarrSink(tmp_path / "masks.ome.zarr", ngff=ngff, block=BLOCK, chunk=CHUNK)

@@ -23,7 +23,7 @@ from wsikit.geometry import Region, TileSpec
 from wsikit.outlines import largest_parts, moments, outlines
 from wsikit.predictions import Batch, Label, Objects
 from wsikit.predictors.basins import basins
-from wsikit.predictors.sampling import OD_BINS, OD_RANGE, class_means, od_histogram, otsu, tissue_pixels
+from wsikit.predictors.sampling import OD_BINS, OD_RANGE, od_histogram, otsu, tissue_pixels
 from wsikit.predictors.stain import EOSIN, HAEMATOXYLIN, Deconvolution
 from wsikit.slides import Slide
 from wsikit.tissue import TissueMask
@@ -44,11 +44,6 @@ LOCAL_FLOOR = 0.8
 """The local threshold is at least this share of the slide's, so that bare stroma gives nothing."""
 THRESHOLD_FLOOR = 0.12
 """Smallest threshold, OD: glass and pale stroma stay below, the palest nuclei seen are at 0.2."""
-MIN_CONTRAST = 0.08
-"""Least difference of the mean OD on both sides of Otsu's threshold, which parts even the noise of an even slide. The
-least in an annotated image of DSB2018 is 0.12; camera noise gives 0.02."""
-EVEN_GAIN = 1.5
-"""Where there is less contrast, the threshold is this multiple of the mean density: nothing of that tissue passes."""
 MAX_OD = OD_RANGE[1]
 """Densities are cut off here: darker pixels are black, and their hue is noise."""
 MAX_HOLE_UM2 = 6.0
@@ -137,15 +132,15 @@ class NucleiPredictor:
     def prepare(self, slide: Slide, tissue: TissueMask) -> Self:
         """Bind the slide's size and its threshold: Otsu's of the smoothed density over a fixed sample of the tissue.
 
-        Tissue of one density gets a threshold well above it (``EVEN_GAIN``). A slide without tissue gets
-        ``THRESHOLD_FLOOR``, which is also the least that any slide gets.
+        A slide without tissue gets ``THRESHOLD_FLOOR``, which is also the least that any slide gets.
         """
         mpp = slide.resolve(self.mpp)
         histogram = np.zeros(OD_BINS, np.int64)
         for pixels, inside in tissue_pixels(slide, tissue, mpp):
             histogram += od_histogram(_smooth(_haematoxylin(pixels), mpp)[inside])
         found = otsu(histogram)
-        return replace(self, threshold=_slide_threshold(histogram, found), otsu_od=found, size=slide.size_at(mpp))
+        threshold = max(THRESHOLD_FLOOR, found or 0.0)
+        return replace(self, threshold=threshold, otsu_od=found, size=slide.size_at(mpp))
 
     def predict(self, batch: Batch) -> Sequence[Objects]:
         """Nuclei of each patch, those cut by its border left out. Raises PredictionError before ``prepare``."""
@@ -158,17 +153,6 @@ class NucleiPredictor:
             _nuclei(_window(image, region, size, threshold), region, threshold)
             for image, region in zip(batch.images, batch.regions, strict=True)
         ]
-
-
-def _slide_threshold(histogram: NDArray[np.int64], found: float | None) -> float:
-    if not histogram.any():
-        return THRESHOLD_FLOOR
-    if found is not None:
-        low, high = class_means(histogram, found)
-        if high - low >= MIN_CONTRAST:
-            return max(THRESHOLD_FLOOR, found)
-    mean, _ = class_means(histogram, np.inf)
-    return max(THRESHOLD_FLOOR, EVEN_GAIN * mean)
 
 
 def _window(image: NDArray[np.uint8], region: Region, size: tuple[int, int], threshold: float) -> _Densities:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -66,7 +65,10 @@ def od_histogram(values: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def otsu(histogram: NDArray[np.int64]) -> float | None:
-    """Otsu's threshold (IEEE Trans SMC 9 (1979) 62-66) of an OD histogram; None where all counts lie in one bin."""
+    """Otsu's threshold (IEEE Trans SMC 9 (1979) 62-66) of an OD histogram.
+
+    Where all counts lie in one bin, that bin's upper edge: nothing is above. None where there are no counts.
+    """
     low, high = OD_RANGE
     edges = np.linspace(low, high, OD_BINS + 1)
     centres = (edges[:-1] + edges[1:]) / 2
@@ -74,23 +76,9 @@ def otsu(histogram: NDArray[np.int64]) -> float | None:
     total, weighted = int(below[-1]), (histogram * centres).cumsum()
     split = (below > 0) & (below < total)
     if not split.any():
-        return None
+        return float(edges[1 + histogram.argmax()]) if total else None
     below_split = below[split].astype(np.float64)
     spread = (weighted[-1] * below_split / total - weighted[split]) ** 2 / (below_split * (total - below_split))
     # equal maxima (an empty stretch between two peaks): the middle of the stretch
     best = np.flatnonzero(split)[np.flatnonzero(spread >= spread.max() * (1 - 1e-9))]
     return float(edges[1:][best].mean())
-
-
-def class_means(histogram: NDArray[np.int64], threshold: float) -> tuple[float, float]:
-    """Mean OD of the counts below and from a threshold on; NaN where there are none."""
-    low, high = OD_RANGE
-    edges = np.linspace(low, high, OD_BINS + 1)
-    centres = (edges[:-1] + edges[1:]) / 2
-    below = centres < threshold
-    first, second = (_mean(centres[part], histogram[part]) for part in (below, ~below))
-    return first, second
-
-
-def _mean(values: NDArray[np.float64], counts: NDArray[np.int64]) -> float:
-    return float(np.average(values, weights=counts)) if counts.any() else math.nan
