@@ -148,7 +148,9 @@ def test_an_outline_that_crosses_itself_becomes_its_largest_part(tmp_path: Path)
 def test_a_mended_outline_is_moved_by_the_offset_too(tmp_path: Path) -> None:
     moved = dataclasses.replace(CONTEXT, bounds_offset=(100, 200))
     [here], _ = export(tmp_path, features([BOW_TIE]))
-    [there], _ = export(tmp_path, features([shapely.transform(BOW_TIE, lambda xy: xy + (100, 200))]), context=moved)
+    [there], _ = export(
+        tmp_path, features([shapely.transform(BOW_TIE, lambda xy: xy + np.array([100, 200]))]), context=moved
+    )
     assert there["geometry"] == here["geometry"]
 
 

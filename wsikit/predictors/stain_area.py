@@ -24,9 +24,10 @@ HAEMATOXYLIN_OD = (0.10, 0.25)
 DARK_OD = 0.5
 """Otsu sees haematoxylin densities above this as this: a few black nuclei must not push the threshold up."""
 BROWN = 0.75
-"""Least blue OD, in parts of the green OD, of DAB. Haematoxylin has 0.4, eosin up to 0.7, DAB 1.4: without this bound a
-tenth to a half of H&E sections passes for weak DAB, since scanned eosin absorbs more blue than its vector says. Where
-DAB lies over haematoxylin, a pixel is positive from 0.7 times as much DAB as haematoxylin."""
+"""Least blue OD, in parts of the green OD, of DAB: the geometric mean (0.74) of the ratios that Ruifrok's vectors give
+haematoxylin (0.41) and DAB (1.36). Without this bound a tenth to a half of H&E sections passes for weak DAB, since
+scanned eosin absorbs more blue (ratios up to 0.7) than its vector says. Where DAB lies over haematoxylin, a pixel is
+positive from 0.7 times as much DAB as haematoxylin."""
 
 SATURATED_OD = 1.2
 """Densities beyond this (values up to 16) say nothing of the hue: the densest DAB is black."""

@@ -143,8 +143,8 @@ class MapMerge:
         scores[:, ~analysed] = 0
         return MaskBlock(region, {"classes": classes}, scores)
 
-    def _sums(self, region: Region) -> NDArray[np.int64] | None:
-        total: NDArray[np.int64] | None = None
+    def _sums(self, region: Region) -> NDArray[np.integer] | None:
+        total: NDArray[np.integer] | None = None
         for by in range(region.y // SPOOL_BLOCK, -(-region.y1 // SPOOL_BLOCK)):
             for bx in range(region.x // SPOOL_BLOCK, -(-region.x1 // SPOOL_BLOCK)):
                 for path in self.spool.glob(f"m{by:06d}_{bx:06d}_s*.npz"):
@@ -153,10 +153,14 @@ class MapMerge:
                     if inside is None:
                         continue
                     if total is None:
-                        total = np.zeros((self.labels, region.height, region.width), np.int64)
+                        total = np.zeros((self.labels, region.height, region.width), self._dtype)
                     (rows, columns), (r, c) = inside.slices(region), inside.slices(part)
                     total[:, rows, columns] += sums[:, r, c]
         return total
+
+    @property
+    def _dtype(self) -> type[np.integer]:
+        return np.int64 if self.grid.spec.halo else np.uint8
 
     def _weight(self, region: Region) -> NDArray[np.int64]:
         """(H, W) sum of the weights of all predicted windows that hold a pixel."""
@@ -176,15 +180,17 @@ class MapMerge:
         return total
 
 
-def _blend(sums: NDArray[np.int64], weight: NDArray[np.int64]) -> NDArray[np.uint8]:
+def _blend(sums: NDArray[np.integer], weight: NDArray[np.int64]) -> NDArray[np.uint8]:
+    if sums.dtype == np.uint8:
+        return sums.astype(np.uint8, copy=False)  # no halo: no pixel has two patches
     divisor = np.maximum(weight, 1)
     blended: NDArray[np.uint8] = ((2 * sums + divisor) // (2 * divisor)).astype(np.uint8)
     return blended
 
 
-def _load(path: Path, labels: int, mpp: float) -> tuple[Region, NDArray[np.int64]]:
+def _load(path: Path, labels: int, mpp: float) -> tuple[Region, NDArray[np.integer]]:
     arrays = spools.load(path)
     x, y, width, height = (int(v) for v in arrays["box"])
     data = _CODEC.decode(arrays["data"].tobytes())
     sums = np.frombuffer(data, np.dtype(str(arrays["dtype"]))).reshape(labels, height, width)
-    return Region(x, y, width, height, mpp), sums.astype(np.int64)
+    return Region(x, y, width, height, mpp), sums
