@@ -125,7 +125,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_configuration_does_not_change() -> None:
     with pytest.raises(ValidationError):
-        RunConfig().batch_size = 3  # type: ignore[misc]
+        RunConfig().batch_size = 3
 
 
 @pytest.mark.parametrize("key", ["batch_size", "num_workers", "supertile", "device", "provenance"])

@@ -22,19 +22,19 @@ class RunConfig(BaseModel):
 
     model: str = "nuclei"
     """Name of a predictor; `wsikit models` lists them."""
-    mpp: float | None = Field(None, gt=0)
+    mpp: float | None = Field(default=None, gt=0)
     """Micrometres per pixel that the model sees; null is the model's own."""
-    mpp_override: float | None = Field(None, gt=0)
+    mpp_override: float | None = Field(default=None, gt=0)
     """Micrometres per level-0 pixel of slides that do not say it, or say it wrong. A manifest's mpp column wins."""
     tissue: Literal["auto", "detect", "whole"] = "auto"
     """Where to look: auto detects tissue on slides and takes plain images whole."""
-    min_tissue: float | None = Field(None, ge=0, le=1)
+    min_tissue: float | None = Field(default=None, ge=0, le=1)
     """Smallest share of tissue of a patch; null is the model's own."""
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(default=16, ge=1)
     """Patches per call of the model."""
-    num_workers: int | None = Field(None, ge=1)
+    num_workers: int | None = Field(default=None, ge=1)
     """Processes; null is one per core."""
-    supertile: int | None = Field(None, ge=1)
+    supertile: int | None = Field(default=None, ge=1)
     """Side in pixels of what a task reads at once; null is 4096. Changes speed and memory, never results."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs."""
@@ -42,7 +42,7 @@ class RunConfig(BaseModel):
     """Outputs to write."""
     ngff: Literal["0.4", "0.5"] = "0.4"
     """OME-Zarr version: 0.4 is what QuPath and Bio-Formats read, 0.5 has sharding (few files)."""
-    split: int | None = Field(None, ge=1)
+    split: int | None = Field(default=None, ge=1)
     """More objects than this go to several GeoJSON files; null never splits."""
     provenance: dict[str, Any] = Field(default_factory=dict)
     """Written by a run into run.yaml, ignored when read: versions, command, time."""

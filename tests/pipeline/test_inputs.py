@@ -167,6 +167,7 @@ def test_a_safe_name_can_be_made_on_disk(tmp_path_factory: pytest.TempPathFactor
 @example(".a", "a")
 @example("a\n", "a")
 @example("", "slide")
+@example(" a", "a ")
 def test_two_texts_give_two_names(one: str, two: str) -> None:
     if one.casefold() != two.casefold():
         assert safe_name(one).casefold() != safe_name(two).casefold()
