@@ -229,6 +229,22 @@ def test_a_run_killed_in_the_middle_goes_on_and_ends_like_one_that_was_not(field
     assert not list(out.rglob("*.tmp")) + list(out.rglob(".spool"))
 
 
+def test_files_that_no_run_has_written_are_never_touched(field: Any, tmp_path: Path) -> None:
+    fields(tmp_path / "in", field, 1)
+    folder = tmp_path / "out" / "field-00"
+    folder.mkdir(parents=True)
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"notes\.txt"):
+        run_many(find_slides(tmp_path / "in"), tmp_path / "out", CONFIG)
+    (folder / "notes.txt").rename(tmp_path / "notes.txt")
+    run_many(find_slides(tmp_path / "in"), tmp_path / "out", CONFIG)
+    (tmp_path / "notes.txt").rename(folder / "notes.txt")
+    (folder / "tissue.geojson").write_text("{}")
+    run_many(find_slides(tmp_path / "in"), tmp_path / "out", CONFIG, force=True)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert (folder / "tissue.geojson").exists()
+
+
 def test_the_same_name_in_two_folders_gives_two_results(field: Any, tmp_path: Path) -> None:
     fields(tmp_path / "in" / "a", field, 1)
     fields(tmp_path / "in" / "b", field[::-1], 1)

@@ -18,6 +18,7 @@ from wsikit.pipeline.run import RunReport, run
 from wsikit.predictions import Predictor
 from wsikit.sinks.geojson import GeoJSONSink
 from wsikit.slides import Slide
+from wsikit.stitching.objects import BAND
 from wsikit.tissue import TissueMask
 
 SIDES = (1, 128, 100_000)
@@ -124,6 +125,17 @@ def test_two_versions_of_an_object_at_a_seam_become_one_and_are_counted(tmp_path
     assert report.merged.seam_conflicts == 2
     # the higher score stays: the version drawn by the window to whose middle it had to move right
     assert {p.bounds for p in polygons(text)} >= {(61, 20, 71, 30), (125, 90, 135, 100)}
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("y", [20, 59])
+def test_two_versions_at_the_seam_of_two_bands_become_one(tmp_path: Path, side: int, y: int) -> None:
+    seam = 64 * BAND
+    text, report = features(
+        scene(seam + 100, 200, []), ShakyPredictor(boxes=((seam - 5, y, 10, 10),)), tmp_path, supertile=side
+    )
+    assert len(polygons(text)) == 1
+    assert report.merged.seam_conflicts >= 1
 
 
 def test_touching_neighbours_of_different_cores_are_no_conflict(tmp_path: Path) -> None:

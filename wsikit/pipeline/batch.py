@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,6 +42,8 @@ from wsikit.tissue import TissueMask, find_tissue
 
 SPOOL = ".spool"
 OVERVIEW = "overview.png"
+OWN = ("slide.json", OVERVIEW, SPOOL, "objects*.geojson*", "masks.ome.zarr", ".*.tmp")
+"""What a run writes into a slide's folder, and removes before it writes it anew."""
 
 
 class Observer(Protocol):
@@ -216,9 +219,7 @@ def _refuse_foreign(folder: Path) -> None:
     """Keep away from a folder that no run has made: its files are about to be replaced."""
     if not folder.is_dir() or (folder / "slide.json").exists():
         return
-    # a run that was killed while it began leaves the record's temporary file, and nothing else
-    ours = ("tissue.geojson", OVERVIEW, ".slide.json.")
-    foreign = sorted(path.name for path in folder.iterdir() if not path.name.startswith(ours))
+    foreign = sorted(path.name for path in folder.iterdir() if not _is_own(path) and path.name != "tissue.geojson")
     if foreign:
         raise OutputError(
             f"{folder} would be replaced by a slide's results, and holds {foreign[0]!r}, which no run has written",
@@ -227,12 +228,16 @@ def _refuse_foreign(folder: Path) -> None:
         )
 
 
+def _is_own(path: Path) -> bool:
+    return any(fnmatch(path.name, pattern) for pattern in OWN)
+
+
 def _clear(folder: Path) -> None:
     """Remove what an earlier attempt left, so that outputs of different parameters never stand side by side."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # the record goes last: it says that the rest is ours
-        for path in sorted(folder.iterdir(), key=lambda path: path.name == "slide.json"):
+        for path in sorted(filter(_is_own, folder.iterdir()), key=lambda path: path.name == "slide.json"):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror}") from error

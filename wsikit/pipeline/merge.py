@@ -26,8 +26,10 @@ OVERVIEW_SIDE = 1400
 """Longer side in px of the picture of the whole slide that goes into overview.png and the mask file."""
 BLOCK = 2048
 """Side of the blocks that score maps are merged in where no sink wants another."""
-DRAWN_OBJECTS = 20_000
-"""Outlines kept for the overview; a slide with more shows them as density anyway."""
+DRAWN_OUTLINES = 20_000
+"""Most objects that the overview shows as outlines; more show as density, made of points."""
+DRAWN_POINTS = 200_000
+"""Most points kept for that; of more objects an even sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +46,12 @@ class Merged:
 
 @dataclass(slots=True)
 class _Gallery:
-    """What the overview needs, gathered while results stream by: points of all objects, outlines of the first ones."""
+    """What the overview needs, gathered while results stream by: points of all objects, outlines while few."""
 
     centroids: list[NDArray[np.float32]] = field(default_factory=list)
     labels: list[NDArray[np.int64]] = field(default_factory=list)
     outlines: list[NDArray[np.object_]] = field(default_factory=list)
-    drawn: int = 0
+    count: int = 0
     classes: Pixels | None = None
     find: Callable[[Region], Outlines] | None = None
 
@@ -119,9 +121,8 @@ class _Merge:
         gallery = self.gallery
         gallery.centroids.append((records.centroids * self.scale).astype(np.float32))
         gallery.labels.append(records.labels.astype(np.uint8))
-        room = DRAWN_OBJECTS - gallery.drawn
-        gallery.outlines.append(features.geometries[:room])
-        gallery.drawn += len(features.geometries[:room])
+        gallery.count += len(records)
+        gallery.outlines = [*gallery.outlines, features.geometries] if gallery.count <= DRAWN_OUTLINES else []
 
     def _outlines(self, ids: InstanceIds, region: Region) -> Outlines:
         """Every object that meets a region."""
@@ -272,12 +273,14 @@ def _scene(work: _Merge, slide_id: str, merged: Merged, picture: Pixels, mpp: fl
 
 
 def _drawn(gallery: _Gallery, centroids: NDArray[np.floating]) -> Outlines:
-    """All outlines where they are few enough to be seen, else all objects as points."""
+    """All outlines where they are few enough to be seen, else objects as points."""
     if not gallery.labels:
         return Outlines.none()
     labels = np.concatenate(gallery.labels).astype(np.int64)
-    shapes = np.concatenate(gallery.outlines)
-    return Outlines(shapes if len(shapes) == len(labels) else shapely.points(centroids.astype(np.float64)), labels)
+    if gallery.outlines:
+        return Outlines(np.concatenate(gallery.outlines), labels)
+    step = -(-len(labels) // DRAWN_POINTS)
+    return Outlines(shapely.points(centroids[::step].astype(np.float64)), labels[::step])
 
 
 def _fields(work: _Merge, centroids: NDArray[np.floating]) -> Iterator[Field]:

@@ -7,10 +7,11 @@
    cores overlap by more than half of the smaller (points: lie closer than the radius), the higher score stays, then
    the smaller (y, x). Best first, as in non-maximum suppression. Such a pair must reach over a seam, so only objects
    that leave their core are compared.
-3. Order: by row of cores, then centroid y, x. Rows of cores are fixed by the predictor, so nothing here depends on
-   how many windows a task read.
+3. Order: by band, then centroid y, x. A band is ``BAND`` neighbouring cores of one row; bands follow each other row by
+   row, left to right. They are fixed by the predictor's lattice, so nothing here depends on how many windows a task
+   read.
 
-Memory: one row of cores (two while seams are compared).
+Memory: one band, whatever the size of the slide; while seams are compared, the objects on the seams of two rows.
 """
 
 from __future__ import annotations
@@ -29,6 +30,12 @@ from wsikit.geometry import Box, Region, TileSpec
 from wsikit.predictions import Objects, Points
 from wsikit.stitching import spool as spools
 
+BAND = 8
+"""Cores in a band: about 8192 px of the usual cores."""
+Band = tuple[int, int]
+"""Row of cores, and which run of ``BAND`` cores in it."""
+Place = tuple[Band, int]
+"""A record: its band, and its place in the band's order."""
 _COLUMNS = ("centroids", "cores", "labels", "scores", "seam")
 """Fields of Records that are plain arrays, in the order of the class."""
 
@@ -130,7 +137,7 @@ def owned(prediction: Objects | Points, core: Region) -> NDArray[np.bool_]:
 
 
 class ObjectCollector:
-    """Keeps what a super-tile's windows own and spools it, one file per row of cores.
+    """Keeps what a super-tile's windows own and spools it, one file per band.
 
     Args: see ``wsikit.stitching.collector``.
     """
@@ -140,7 +147,7 @@ class ObjectCollector:
         self._bad = shapely.union_all(shapely.box(*np.array(bad).T)) if bad else None
         self._spool = spool
         self._index = index
-        self._parts: dict[int, list[Records]] = {}
+        self._parts: dict[Band, list[Records]] = {}
         self._names: tuple[str, ...] | None = None
         self._radius = 0.0
 
@@ -159,15 +166,15 @@ class ObjectCollector:
         if self._bad is not None:
             records = records[~shapely.intersects(records.geometries, self._bad)]
         if len(records):
-            row = int(records.cores[0, 1])
-            self._parts.setdefault(row, []).append(records)
+            column, row = (int(v) for v in records.cores[0])
+            self._parts.setdefault((row, column // BAND), []).append(records)
 
     def save(self) -> int:
         """Write the spool files; returns the number of objects in them."""
         count = 0
-        for row, parts in self._parts.items():
+        for (row, run), parts in self._parts.items():
             records = Records.concatenate(parts)
-            path = self._spool / f"r{row:07d}_s{self._index:06d}.npz"
+            path = self._spool / f"o{row}_{run}_{self._index}.npz"
             spools.save(path, radius=np.array(self._radius), **records.to_arrays())
             count += len(records)
         return count
@@ -210,9 +217,11 @@ class ObjectMerge:
     """
 
     def __init__(self, spool: Path) -> None:
-        self._files: dict[int, list[Path]] = {}
-        for path in sorted(spool.glob("r*_s*.npz")):
-            self._files.setdefault(int(path.name[1:].partition("_")[0]), []).append(path)
+        self._files: dict[Band, list[Path]] = {}
+        for path in sorted(spool.glob("o*_*_*.npz")):
+            row, run, _ = path.stem[1:].split("_")
+            self._files.setdefault((int(row), int(run)), []).append(path)
+        self._bands = sorted(self._files)
         self._radius = 0.0  # the largest that a spool names; points only
         self._dropped = self._resolve()
 
@@ -222,63 +231,68 @@ class ObjectMerge:
         return sum(len(places) for places in self._dropped.values())
 
     def __iter__(self) -> Iterator[tuple[Records, Origin]]:
-        """Row after row of cores: the surviving records in final order, and where each was spooled."""
-        for row in sorted(self._files):
-            records, origin = self._load(row)
+        """Band after band: the surviving records in final order, and where each was spooled."""
+        for band in self._bands:
+            records, origin = self._load(band)
             keep = np.ones(len(records), np.bool_)
-            keep[list(self._dropped.get(row, ()))] = False
+            keep[list(self._dropped.get(band, ()))] = False
             yield records[keep], origin[keep]
 
-    def _load(self, row: int) -> tuple[Records, Origin]:
-        loaded = [spools.load(path) for path in self._files[row]]
+    def _load(self, band: Band) -> tuple[Records, Origin]:
+        loaded = [spools.load(path) for path in self._files[band]]
         self._radius = max(self._radius, *(float(arrays["radius"]) for arrays in loaded))
         parts = [Records.from_arrays(arrays) for arrays in loaded]
-        origin = Origin.of(self._files[row], [len(part) for part in parts])
+        origin = Origin.of(self._files[band], [len(part) for part in parts])
         records = Records.concatenate(parts)
         order = np.lexsort((records.labels, records.scores, records.centroids[:, 0], records.centroids[:, 1]))
         return records[order], origin[order]
 
-    def _seam(self, row: int) -> tuple[Records, NDArray[np.int64]] | None:
-        """Objects of a row that leave their core, and their places in the row's order."""
-        if row not in self._files:
-            return None
-        records, _ = self._load(row)
-        places = np.flatnonzero(records.seam)
-        return (records[places], places) if len(places) else None
+    def _seam(self, row: int) -> tuple[list[Records], list[Place]]:
+        """Objects of a row of cores that leave their core, band by band, and where they stand."""
+        parts: list[Records] = []
+        places: list[Place] = []
+        for band in self._bands:
+            if band[0] != row:
+                continue
+            records, _ = self._load(band)
+            found = np.flatnonzero(records.seam)
+            if len(found):
+                parts.append(records[found])
+                places += [(band, int(place)) for place in found]
+        return parts, places
 
-    def _resolve(self) -> dict[int, set[int]]:
-        pairs: list[tuple[tuple[int, int], tuple[int, int]]] = []
-        rank: dict[tuple[int, int], tuple[float, float, float]] = {}
-        current: tuple[Records, NDArray[np.int64]] | None = None
-        last: int | None = None
-        for row in sorted(self._files):
-            current = current if last == row - 1 else self._seam(row)
+    def _resolve(self) -> dict[Band, set[int]]:
+        pairs: list[tuple[Place, Place]] = []
+        rank: dict[Place, tuple[float, float, float]] = {}
+        rows = sorted({row for row, _ in self._bands})
+        current: tuple[list[Records], list[Place]] = ([], [])
+        for i, row in enumerate(rows):
+            current = current if i and rows[i - 1] == row - 1 else self._seam(row)
             below = self._seam(row + 1)
-            if current is not None:
-                self._compare(row, current, below, pairs, rank)
-            current, last = below, row
+            self._compare(current, below, pairs, rank)
+            current = below
         return _suppress(pairs, rank)
 
     def _compare(
         self,
-        row: int,
-        current: tuple[Records, NDArray[np.int64]],
-        below: tuple[Records, NDArray[np.int64]] | None,
-        pairs: list[tuple[tuple[int, int], tuple[int, int]]],
-        rank: dict[tuple[int, int], tuple[float, float, float]],
+        current: tuple[list[Records], list[Place]],
+        below: tuple[list[Records], list[Place]],
+        pairs: list[tuple[Place, Place]],
+        rank: dict[Place, tuple[float, float, float]],
     ) -> None:
-        both = [current] if below is None else [current, below]
-        records = Records.concatenate([part for part, _ in both])
-        keys = [(row + i, int(place)) for i, (_, places) in enumerate(both) for place in places]
+        """Add the conflicts within a row, and between it and the next, to ``pairs``."""
+        if not current[1]:
+            return
+        records, places = Records.concatenate(current[0] + below[0]), current[1] + below[1]
         first, second = self._overlaps(records.geometries)
         other_core = (records.cores[first] != records.cores[second]).any(axis=1)
         # pairs within the row below are found when it is the current one
         new = other_core & (first < second) & (first < len(current[1]))
         for a, b in zip(first[new], second[new], strict=True):
-            pairs.append((keys[a], keys[b]))
+            pairs.append((places[a], places[b]))
             for i in (a, b):
                 x, y = records.centroids[i]
-                rank[keys[i]] = (-float(records.scores[i]), float(y), float(x))
+                rank[places[i]] = (-float(records.scores[i]), float(y), float(x))
 
     def _overlaps(self, shapes: NDArray[np.object_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         tree = shapely.STRtree(shapes)
@@ -311,19 +325,17 @@ class Origin:
         return Origin(self.files, self.file[index], self.place[index])
 
 
-def _suppress(
-    pairs: list[tuple[tuple[int, int], tuple[int, int]]], rank: dict[tuple[int, int], tuple[float, float, float]]
-) -> dict[int, set[int]]:
-    """Best first: whoever stands drops all that conflict with it. Returns row -> places dropped."""
-    rivals: dict[tuple[int, int], list[tuple[int, int]]] = {}
+def _suppress(pairs: list[tuple[Place, Place]], rank: dict[Place, tuple[float, float, float]]) -> dict[Band, set[int]]:
+    """Best first: whoever stands drops all that conflict with it. Returns band -> places dropped."""
+    rivals: dict[Place, list[Place]] = {}
     for a, b in pairs:
         rivals.setdefault(a, []).append(b)
         rivals.setdefault(b, []).append(a)
-    gone: set[tuple[int, int]] = set()
+    gone: set[Place] = set()
     for key in sorted(rivals, key=rank.__getitem__):
         if key not in gone:
             gone.update(rivals[key])
-    dropped: dict[int, set[int]] = {}
-    for row, place in gone:
-        dropped.setdefault(row, set()).add(place)
+    dropped: dict[Band, set[int]] = {}
+    for band, place in gone:
+        dropped.setdefault(band, set()).add(place)
     return dropped
