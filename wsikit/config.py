@@ -30,8 +30,8 @@ class RunConfig(BaseModel):
     """Where to look: auto detects tissue on slides and takes plain images whole."""
     min_tissue: float | None = Field(default=None, ge=0, le=1)
     """Smallest share of tissue of a patch; null is the model's own."""
-    batch_size: int = Field(default=16, ge=1)
-    """Patches per call of the model."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Patches per call of the model; null is as many as make 4 megapixels."""
     num_workers: int | None = Field(default=None, ge=1)
     """Processes; null is one per core."""
     supertile: int | None = Field(default=None, ge=1)

@@ -15,6 +15,8 @@ from wsikit.predictions import Batch
 from wsikit.slides import Pixels, Slide
 from wsikit.tissue import TissueMask
 
+BATCH_PIXELS = 1 << 22
+"""Pixels in a batch of the default size."""
 SUPERTILE = 4096
 """Default side in lattice pixels of what one task reads: half a second of work and more, about 50 MB."""
 
@@ -87,21 +89,29 @@ class TileGrid(Sequence[Region]):
         return [TileGrid(self.spec, part, self.size) for part in np.split(cells, starts[1:])] if len(cells) else []
 
 
-def cut(pixels: Pixels, inside: Region, grid: TileGrid, batch_size: int) -> Iterator[Batch]:
+def cut(pixels: Pixels, inside: Region, grid: TileGrid, batch_size: int | None = None) -> Iterator[Batch]:
     """Cut every patch of a grid from one array of pixels that holds them all.
 
     Args:
         pixels: (inside.height, inside.width, 3).
         inside: the region that ``pixels`` covers.
         grid: the windows to cut.
-        batch_size: largest number of patches in a batch.
+        batch_size: largest number of patches in a batch; by default as many as make 4 megapixels.
+
+    Raises ConfigError for a batch size below 1.
     """
+    if batch_size is None:
+        batch_size = max(1, BATCH_PIXELS // grid.spec.patch**2)
+    if batch_size < 1:
+        raise ConfigError(f"batch_size is a positive number of patches, got {batch_size}")
     for start in range(0, len(grid), batch_size):
         regions = tuple(grid[start : start + batch_size])
         yield Batch(np.stack([pixels[region.slices(inside)] for region in regions]), regions)
 
 
-def batches(slide: Slide, grid: TileGrid, *, batch_size: int = 16, supertile: int = SUPERTILE) -> Iterator[Batch]:
+def batches(
+    slide: Slide, grid: TileGrid, *, batch_size: int | None = None, supertile: int = SUPERTILE
+) -> Iterator[Batch]:
     """Stream a slide's patches. Each super-tile is read once and its patches are cut from it.
 
     Memory holds one super-tile and one batch. The order is that of ``grid.supertiles``.
@@ -109,8 +119,6 @@ def batches(slide: Slide, grid: TileGrid, *, batch_size: int = 16, supertile: in
     Raises:
         PixelReadError: some pixels cannot be decoded.
     """
-    if batch_size < 1:
-        raise ConfigError(f"batch_size is a positive number of patches, got {batch_size}")
     for part in grid.supertiles(supertile):
         region = part.extent()
         yield from cut(slide.read(region), region, part, batch_size)

@@ -86,7 +86,7 @@ class Job:
     slide: Slide | SlideRef
     predictor: Predictor
     spool: Path
-    batch_size: int
+    batch_size: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ def run(
     slide_id: str | None = None,
     workers: int = 1,
     client: Any = None,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     supertile: int | None = None,
     overview: Path | None = None,
     spool: Path | None = None,
@@ -191,7 +191,7 @@ def run(
         slide_id: names the slide in stable feature ids; by default the file's stem.
         workers: threads of this process.
         client: a ``dask.distributed`` client to use instead of ``workers``; its workers must see the same files.
-        batch_size: patches per call of ``predict``.
+        batch_size: patches per call of ``predict``; by default as many as make 4 megapixels.
         supertile: side in lattice pixels of what a task reads; by default 4096, smaller where that leaves workers
             idle. It changes speed and memory, never the result.
         overview: PNG to draw of the slide, its tissue and what was found.
@@ -204,7 +204,7 @@ def run(
         PredictionError: the predictor broke its contract.
         OutputError: a sink could not write.
     """
-    if batch_size < 1 or workers < 1:
+    if workers < 1 or (batch_size is not None and batch_size < 1):
         raise ConfigError(f"batch_size and workers must be at least 1, got {batch_size} and {workers}")
     clock = Clock()
     tissue = mask
@@ -252,7 +252,7 @@ def _predict(
     grid: TileGrid,
     spool: Path,
     client: Any,
-    batch_size: int,
+    batch_size: int | None,
     supertile: int | None,
     progress: Progress | None,
 ) -> Iterator[TaskResult]:
