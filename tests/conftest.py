@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from tests.conformance.qupath import assert_qupath
 from wsikit.samples import SampleError, sample
 from wsikit.slides.pyramid import write_pyramid
 
@@ -43,3 +45,26 @@ def pyramid(cmu: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     with open_slide(cmu) as slide:
         return write_pyramid(tmp_path_factory.mktemp("pyramid") / "pyramid.svs", slide, size=(3072, 3072), tissue=0.6)
+
+
+_SEEN: set[bytes] = set()
+"""sha256 of the GeoJSON texts that were checked in this session; the same bytes are checked once."""
+
+
+@pytest.fixture(autouse=True)
+def _every_geojson_is_fit_for_qupath(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hold every GeoJSON that a test writes in this process to QuPath's contract, when it becomes visible."""
+    from wsikit.sinks.geojson import GeoJSONSink
+
+    commit = GeoJSONSink.commit
+
+    def checked(sink: GeoJSONSink) -> None:
+        commit(sink)
+        for path in sink.paths:
+            text = path.read_bytes()
+            digest = hashlib.sha256(text).digest()
+            if digest not in _SEEN:
+                assert_qupath(path)
+                _SEEN.add(digest)
+
+    monkeypatch.setattr(GeoJSONSink, "commit", checked)

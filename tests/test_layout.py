@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 LAYERS = (
-    {"errors", "geometry", "registry", "config"},
+    {"errors", "atomic", "geometry", "registry", "config"},
     {"predictions", "features", "outlines"},
     {"slides", "stain"},
     {"tissue", "tiling", "patches", "samples"},

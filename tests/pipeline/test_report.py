@@ -17,9 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from wsikit.atomic import replace_file
 from wsikit.errors import OutputError
 from wsikit.pipeline import report
-from wsikit.pipeline.report import COLUMNS, PICTURE_BYTES, RunFacts, replace_file, write_report, write_summary
+from wsikit.pipeline.report import COLUMNS, PICTURE_BYTES, RunFacts, write_report, write_summary
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>\n\u202egpj.{{ 7 * 6 }}"
 MODEL = {

@@ -23,7 +23,8 @@ from wsikit.errors import ConfigError, PredictionError
 from wsikit.features import FeatureKind, Features
 from wsikit.predictions import Label
 from wsikit.sinks import SinkContext
-from wsikit.sinks.geojson import NAMESPACE, GeoJSONSink, snapped
+from wsikit.sinks.geojson import GeoJSONSink
+from wsikit.sinks.geojson_text import NAMESPACE, snapped
 
 CONTEXT = SinkContext(
     slide_id="case 1",
@@ -132,7 +133,7 @@ def test_measurements_have_six_digits_and_nan_is_left_out(tmp_path: Path) -> Non
 
 @given(st.floats(allow_nan=False, allow_infinity=False, min_value=-1e12, max_value=1e12))
 def test_a_measurement_is_within_half_a_unit_of_its_sixth_digit(value: float) -> None:
-    from wsikit.sinks.geojson import _significant
+    from wsikit.sinks.geojson_text import _significant
 
     [found] = _significant(np.array([value]))
     assert abs(found - value) <= max(abs(value) * 5e-6, 1e-22)

@@ -17,10 +17,11 @@ from typing import Any, Protocol
 
 import yaml
 
+from wsikit.atomic import replace_file
 from wsikit.config import RunConfig
 from wsikit.errors import OutputError, WsikitError
 from wsikit.pipeline.inputs import SlideEntry
-from wsikit.pipeline.report import RunFacts, replace_file, write_report, write_summary
+from wsikit.pipeline.report import RunFacts, write_report, write_summary
 from wsikit.pipeline.run import Clock, RunReport, default_tissue, run
 from wsikit.pipeline.schedule import workers as local_workers
 from wsikit.pipeline.state import (

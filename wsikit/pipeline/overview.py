@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from wsikit.atomic import replace_file
 from wsikit.errors import ConfigError
 from wsikit.geometry import Box, Region
 from wsikit.pipeline.lettering import INK, MUTED, PAPER, Color, elided, plate, printable, scale_bar, text_width, write
-from wsikit.pipeline.report import replace_file
 from wsikit.predictions import Label
 
 LONG_SIDE = 1400

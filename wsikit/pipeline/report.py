@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import base64
 import csv
-import errno
 import importlib.resources
 import io
-import os
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +20,7 @@ from urllib.parse import quote
 import jinja2
 from PIL import Image
 
-from wsikit.errors import OutputError
+from wsikit.atomic import replace_file
 from wsikit.pipeline.lettering import printable
 
 Record = Mapping[str, Any]
@@ -55,36 +52,6 @@ class RunFacts:
     """name -> value, as in run.yaml."""
     started: str = ""
     """When, as text."""
-
-
-def replace_file(path: Path, chunks: bytes | Iterable[bytes]) -> None:
-    """Write a file so that ``path`` holds all of it or what it held before.
-
-    Raises:
-        OutputError: code no_space where the disk or quota is full, else io_error.
-    """
-    try:
-        _replace_file(path, [chunks] if isinstance(chunks, bytes) else chunks)
-    except OSError as error:
-        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}",
-            code="no_space" if full else "io_error",
-            remedy="free some space there and run again" if full else "check that the folder exists and is writable",
-        ) from error
-
-
-def _replace_file(path: Path, chunks: Iterable[bytes]) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_summary(out_dir: Path, records: Sequence[Record]) -> Path:

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from wsikit.pipeline.report import replace_file
+from wsikit.atomic import replace_file
 
 SCHEMA = 1
 RESULT_VERSION = 1

@@ -27,10 +27,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from wsikit.atomic import output_errors, sync, temporary
 from wsikit.errors import ConfigError, OutputError, PredictionError
 from wsikit.features import Layer, MaskBlock
 from wsikit.sinks import SinkContext
-from wsikit.sinks.geojson import output_errors, sync, temporary
 
 if TYPE_CHECKING:
     import zarr
