@@ -1,0 +1,117 @@
+"""What every registered predictor must keep, whatever it predicts."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wsikit.geometry import TileSpec
+from wsikit.predictions import Batch, Label, Objects, Points, Prediction, Predictor, ScoreMap
+from wsikit.predictors import PREDICTORS, load_predictor
+from wsikit.slides import Slide, open_slide
+from wsikit.slides.array import array_slide
+from wsikit.tiling import TileGrid, batches
+from wsikit.tissue import TissueMask
+
+pytestmark = pytest.mark.parametrize("name", list(PREDICTORS))
+
+
+@pytest.fixture
+def field(cmu: Path) -> Slide:
+    """700 x 600 px of tissue at 0.5 um per px."""
+    with open_slide(cmu) as slide:
+        return array_slide(slide.reader.read(0, 700, 1500, 700, 600), 0.5)
+
+
+def bound(name: str, slide: Slide) -> Predictor:
+    return load_predictor(name).prepare(slide, TissueMask.whole(slide))
+
+
+def arrays(prediction: Prediction) -> list[np.ndarray]:  # type: ignore[type-arg]
+    """Everything that a prediction says."""
+    if isinstance(prediction, ScoreMap):
+        return [prediction.scores]
+    assert isinstance(prediction, Objects | Points)
+    shapes = [prediction.outlines] if isinstance(prediction, Objects) else [prediction.xy]
+    return [*shapes, prediction.labels, prediction.scores, *prediction.measurements.values()]
+
+
+def same(one: Prediction, two: Prediction) -> bool:
+    return type(one) is type(two) and all(
+        np.array_equal(a, b) if a.dtype == object else np.array_equal(a, b, equal_nan=True)
+        for a, b in zip(arrays(one), arrays(two), strict=True)
+    )
+
+
+def test_it_meets_the_protocol_and_describes_itself(name: str) -> None:
+    predictor = load_predictor(name)
+    assert isinstance(predictor, Predictor)
+    assert predictor.name == name
+    assert isinstance(predictor.tile, TileSpec)
+    assert all(isinstance(label, Label) for label in predictor.labels)
+    assert len({label.name for label in predictor.labels}) == len(predictor.labels) > 0
+    assert "\n" not in PREDICTORS.load(name).description
+
+
+def test_preparing_binds_a_copy_whose_facts_are_json(name: str, field: Slide) -> None:
+    predictor = load_predictor(name)
+    ready = predictor.prepare(field, TissueMask.whole(field))
+    assert predictor.bound == {}
+    assert ready.bound == json.loads(json.dumps(dict(ready.bound))) != {}
+
+
+def test_preparing_twice_binds_the_same(name: str, field: Slide) -> None:
+    assert bound(name, field) == bound(name, field)
+
+
+def test_it_pickles_before_and_after_preparing(name: str, field: Slide) -> None:
+    for predictor in (load_predictor(name), bound(name, field)):
+        assert pickle.loads(pickle.dumps(predictor)) == predictor
+
+
+def test_predictions_hold_their_contract(name: str, field: Slide) -> None:
+    predictor = bound(name, field)
+    (batch,) = batches(field, TileGrid.cover(field, predictor.tile))
+    for prediction, region in zip(predictor.predict(batch), batch.regions, strict=True):
+        assert isinstance(prediction, predictor.produces)
+        assert prediction.region == region
+        prediction.check(len(predictor.labels))
+        assert any(values.size for values in arrays(prediction))
+
+
+def test_a_patch_gets_the_same_answer_whatever_else_is_in_the_batch(name: str, field: Slide) -> None:
+    predictor = bound(name, field)
+    (batch,) = batches(field, TileGrid.cover(field, predictor.tile))
+    blank = np.full_like(batch.images[0], 245)
+    mixed = Batch(np.stack([blank, batch.images[0], blank]), (batch.regions[0],) * 3)
+    alone = predictor.predict(Batch(batch.images[:1], batch.regions[:1]))
+    assert same(predictor.predict(mixed)[1], alone[0])
+
+
+def test_it_leaves_its_input_as_it_was(name: str, field: Slide) -> None:
+    predictor = bound(name, field)
+    (batch,) = batches(field, TileGrid.cover(field, predictor.tile))
+    before = batch.images.copy()
+    predictor.predict(batch)
+    assert np.array_equal(batch.images, before)
+
+
+def test_glass_has_no_objects(name: str) -> None:
+    noise = np.random.default_rng(0).integers(240, 247, (600, 700, 3)).astype(np.uint8)
+    slide = array_slide(noise, 0.5)
+    predictor = bound(name, slide)
+    (batch,) = batches(slide, TileGrid.cover(slide, predictor.tile))
+    (prediction,) = predictor.predict(batch)
+    if isinstance(prediction, ScoreMap):
+        assert predictor.labels[int(prediction.scores.mean(axis=(0, 1)).argmax())].name == "Background"
+    else:
+        assert len(prediction.scores) == 0
+
+
+def test_another_resolution_is_taken_over(name: str) -> None:
+    assert load_predictor(name, mpp=0.25).tile.mpp == 0.25
+    assert load_predictor(name, min_tissue=0.4).tile.min_tissue == 0.4
