@@ -76,7 +76,7 @@ def run(
         return
     from .progress import observer
 
-    with observer(len(entries)) as watching:
+    with observer(sum(entry.part_of is None for entry in entries)) as watching:
         command = shlex.join(["wsikit", *sys.argv[1:]])
         records = run_many(entries, out, chosen, force=force, observer=watching, command=command)
     print(_closing(records, out))
@@ -88,8 +88,10 @@ def _closing(records: list[dict[str, Any]], out: Path) -> str:
     from collections import Counter
 
     counts = Counter(record["status"] for record in records)
-    listed = ", ".join(f"{counts[name]} {name}" for name in ("complete", "partial", "failed") if counts[name])
-    return f"{len(records)} slides: {listed}\nreport: {out / 'report.html'}"
+    listed = ", ".join(
+        f"{counts[name]} {name}" for name in ("complete", "partial", "failed", "skipped") if counts[name]
+    )
+    return f"{len(records)} files: {listed}\nreport: {out / 'report.html'}"
 
 
 def _plan(entries: list[SlideEntry], out: Path, config: RunConfig) -> None:

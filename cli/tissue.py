@@ -22,6 +22,8 @@ def tissue(
 
     failed = 0
     for entry in find_slides(source, out):
+        if entry.part_of is not None:
+            continue
         try:
             area = write_tissue(entry, out / entry.slide_id, mpp_override)
         except WsikitError as error:

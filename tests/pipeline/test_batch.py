@@ -229,6 +229,29 @@ def test_a_run_killed_in_the_middle_goes_on_and_ends_like_one_that_was_not(field
     assert not list(out.rglob("*.tmp")) + list(out.rglob(".spool"))
 
 
+def dicom_series(folder: Path, boxes: Path) -> None:
+    """A slide of two files: the level of ``boxes``, and a label made of the same frame."""
+    level = boxes.read_bytes()
+    uid, kind = b"1689669825649.10.0", b"DERIVED\\PRIMARY\\VOLUME\\NONE "
+    label = level.replace(uid, uid.replace(b".10.", b".11.")).replace(kind, b"DERIVED\\PRIMARY\\LABEL\\NONE  ", 1)
+    for element in (6, 7):  # (0048,0006) and (0048,0007): a label is one frame of 64 x 64 px
+        at = label.index(b"\x48\x00" + bytes([element]) + b"\x00UL\x04\x00") + 8
+        label = label[:at] + (64).to_bytes(4, "little") + label[at + 4 :]
+    folder.mkdir()
+    (folder / "a.dcm").write_bytes(level)
+    (folder / "b.dcm").write_bytes(label)
+
+
+def test_the_files_of_a_dicom_series_are_one_slide(data: Path, tmp_path: Path) -> None:
+    dicom_series(tmp_path / "in", data / "slides" / "odd" / "boxes_0.dcm")
+    records = run_many(find_slides(tmp_path / "in"), tmp_path / "out", CONFIG)
+    assert [(record["slide_id"], record["status"]) for record in records] == [("a", "complete"), ("b", "skipped")]
+    assert all_complete(records)
+    rows = list(csv.DictReader((tmp_path / "out" / "summary.csv").open()))
+    assert [(row["slide_id"], row["reason"]) for row in rows] == [("a", ""), ("b", "same_series")]
+    assert not (tmp_path / "out" / "b").exists()
+
+
 def test_files_that_no_run_has_written_are_never_touched(field: Any, tmp_path: Path) -> None:
     fields(tmp_path / "in", field, 1)
     folder = tmp_path / "out" / "field-00"

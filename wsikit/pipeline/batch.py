@@ -111,7 +111,8 @@ def run_many(
         command: the command line, for run.yaml and the report.
 
     Returns:
-        The records (what slide.json holds), in the order of the entries.
+        The records (what slide.json holds), in the order of the entries; files that are part of another entry's slide
+        have the status "skipped" and no slide.json.
 
     Raises:
         UnknownNameError: the model or an output format does not exist.
@@ -129,10 +130,12 @@ def run_many(
     count = config.num_workers or os.cpu_count() or 1
     with local_workers(count, processes=True) as client, ThreadPoolExecutor(min(count, len(entries) or 1)) as pool:
         shared = _Run(out, config, predictor, force, observer or Silent(), client)
-        records = list(pool.map(lambda entry: _slide(shared, entry), entries))
+        slides = [entry for entry in entries if entry.part_of is None]
+        outcomes = dict(zip(slides, pool.map(lambda entry: _slide(shared, entry), slides), strict=True))
+    records = [outcomes[entry] if entry in outcomes else _skipped(entry) for entry in entries]
     facts = RunFacts(command, time.perf_counter() - clock, config.result_parameters(), started)
     write_summary(out, records)
-    write_report(out, records, run=facts)
+    write_report(out, list(outcomes.values()), run=facts)
     return records
 
 
@@ -164,6 +167,17 @@ def _slide(shared: _Run, entry: SlideEntry) -> Record:
     record = _attempt(shared, entry, folder, key)
     shared.observer.finished(entry, record, kept=False)
     return record
+
+
+def _skipped(entry: SlideEntry) -> Record:
+    message = f"a file of the same DICOM series as {entry.part_of}, read with it"
+    return {
+        "slide_id": entry.slide_id,
+        "path": str(entry.path),
+        "status": "skipped",
+        "reason": "same_series",
+        "message": message,
+    }
 
 
 def _key(entry: SlideEntry, config: RunConfig, predictor: Predictor) -> str:
@@ -357,5 +371,5 @@ def failure(error: Exception) -> Record:
 
 
 def all_complete(records: Sequence[Record]) -> bool:
-    """Whether every slide ended complete: exit code 0 rather than 3."""
-    return all(record.get("status") == "complete" for record in records)
+    """Whether every slide ended complete: exit code 0 rather than 3. A skipped file is part of another slide."""
+    return all(record.get("status") in {"complete", "skipped"} for record in records)

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 
-from wsikit.errors import ConfigError
+from wsikit.errors import ConfigError, SlideOpenError
+from wsikit.slides import open_reader
 
 SLIDE_SUFFIXES = frozenset(
     {".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".tif", ".tiff", ".btf", ".dcm", ".vms", ".vmu", ".svslide", ".qptiff"}
@@ -46,6 +47,8 @@ class SlideEntry:
     mask_path: Path | None = None
     """Tissue mask image from the manifest."""
     patient: str | None = None
+    part_of: str | None = None
+    """The id of the slide that this file is read with: another file of the same DICOM series. Not run by itself."""
 
 
 def find_slides(source: str | Path, out: Path | None = None) -> list[SlideEntry]:
@@ -127,7 +130,33 @@ def _named(paths: Sequence[Path], folder: Path) -> list[SlideEntry]:
         parts = path.relative_to(folder).parts
         return safe_name("__".join([*parts[:-1], path.name if full else stem(path)]))
 
-    return _distinct([SlideEntry(name(path, False), path) for path in paths], lambda entry: name(entry.path, True))
+    entries = [SlideEntry(name(path, False), path) for path in paths]
+    return _one_per_series(_distinct(entries, lambda entry: name(entry.path, True)))
+
+
+def _one_per_series(entries: list[SlideEntry]) -> list[SlideEntry]:
+    """A DICOM slide is a folder of files, and each of them opens all of it: the first stands for its series."""
+    siblings = Counter(entry.path.parent for entry in entries if entry.path.suffix.lower() == ".dcm")
+    first: dict[tuple[Path, str], str] = {}
+    result = []
+    for entry in entries:
+        series = _series(entry.path) if siblings[entry.path.parent] > 1 else None
+        owner = first.setdefault((entry.path.parent, series), entry.slide_id) if series else entry.slide_id
+        result.append(entry if owner == entry.slide_id else replace(entry, part_of=owner))
+    return result
+
+
+def _series(path: Path) -> str | None:
+    """SeriesInstanceUID of a DICOM file, or None for one that is no slide: that is said when it is run."""
+    if path.suffix.lower() != ".dcm":
+        return None
+    try:
+        reader = open_reader(path)
+    except SlideOpenError:
+        return None
+    uid = reader.properties.get("dicom.SeriesInstanceUID")
+    reader.close()
+    return uid
 
 
 def _distinct(

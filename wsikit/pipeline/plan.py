@@ -26,6 +26,9 @@ def plan(entries: Sequence[SlideEntry], out: Path, config: RunConfig) -> Iterato
     predictor = load_predictor(config.model, mpp=config.mpp, min_tissue=config.min_tissue, device=config.device)
     todo = patches = 0
     for entry in entries:
+        if entry.part_of is not None:
+            yield f"{entry.slide_id}: skipped, part of {entry.part_of}"
+            continue
         if is_done(entry, out, config, predictor):
             yield f"{entry.slide_id}: done, kept"
             continue
