@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.wsikit-env
 MINORS := 311 312 313
 
-.PHONY: env demo test test-slow check constraints clean
+.PHONY: env demo test test-slow bench check constraints clean
 
 env: $(STAMP)
 
@@ -34,6 +34,9 @@ test: env
 
 test-slow: env
 	$(BIN)/python -m pytest -m slow
+
+bench: env
+	$(BIN)/python benchmarks/growth.py
 
 check: env
 	$(BIN)/ruff check .
