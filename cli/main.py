@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import sys
+from typing import Annotated
 
 import typer
 
@@ -22,12 +23,31 @@ INCOMPLETE = 3
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"wsikit {version('wsikit')}")
+        raise typer.Exit
+
+
 typer_app = typer.Typer(
     name="wsikit",
-    help="Whole-slide images in, QuPath GeoJSON and OME-Zarr masks out.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+@typer_app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Whole-slide images in, QuPath GeoJSON and OME-Zarr masks out."""
+
+
 for verb in (info, tissue, run, models, samples):
     typer_app.command()(verb)
 typer_app.add_typer(config_app, name="config")

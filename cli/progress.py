@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
+
     from wsikit.pipeline.batch import Observer
     from wsikit.pipeline.inputs import SlideEntry
 
@@ -20,24 +22,40 @@ def observer(total: int) -> Iterator[Observer]:
     if not sys.stdout.isatty():
         yield _Lines(total)
         return
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import Progress
 
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, refresh_per_second=4) as progress:
+    with Progress(*_columns(), refresh_per_second=4) as progress:
         yield _Live(progress, total)
+
+
+def _columns() -> list[ProgressColumn]:
+    from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+    from rich.text import Text
+
+    class TimeLeft(ProgressColumn):
+        """Rich's own forgets what is older than half a minute, and a super-tile may take longer."""
+
+        def render(self, task: Task) -> Text:
+            return Text(time_left(task.elapsed or 0, task.completed, task.total))
+
+    return [
+        TextColumn("{task.description}", markup=False),
+        BarColumn(20),
+        TextColumn("{task.fields[state]}", markup=False),
+        TimeElapsedColumn(),
+        TimeLeft(),
+    ]
+
+
+def time_left(elapsed: float, done: float, total: float | None) -> str:
+    """What remains at the pace so far, in words; empty before the first step and after the last."""
+    if not total or not 0 < done < total:
+        return ""
+    seconds = round(elapsed * (total - done) / done)
+    if seconds < 60:
+        return f"{seconds} s left"
+    minutes = round(seconds / 60)
+    return f"{minutes} min left" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min left"
 
 
 def outcome(entry: SlideEntry, record: dict[str, Any], *, kept: bool) -> str:
@@ -45,8 +63,8 @@ def outcome(entry: SlideEntry, record: dict[str, Any], *, kept: bool) -> str:
     if record["status"] == "failed":
         line = f"{entry.slide_id}: failed ({record['reason']}): {record['message']}"
         return line + (f" -> {record['remedy']}" if record.get("remedy") else "")
-    found = ", ".join(f"{count} {name}" for name, count in record.get("objects_per_class", {}).items())
-    areas = ", ".join(f"{share:.1%} {name}" for name, share in record.get("area_fractions", {}).items())
+    found = ", ".join(f"{count:,} {name}" for name, count in record.get("objects_per_class", {}).items())
+    areas = ", ".join(f"{name} {share:.1%}" for name, share in record.get("area_fractions", {}).items())
     seconds = "kept from an earlier run" if kept else f"{record['seconds']['total']:.1f} s"
     bad = f", {len(record['bad_tiles'])} bad tiles" if record.get("bad_tiles") else ""
     return f"{entry.slide_id}: {record['status']}, {found or areas or 'nothing found'}{bad}, {seconds}"
@@ -80,18 +98,27 @@ class _Lines:
 
 
 class _Live:
-    """A bar for the run and one for every slide that is running."""
+    """A line for the run and one for every slide that is running. Called from several threads."""
 
     def __init__(self, progress: Any, total: int) -> None:
         self._progress = progress
-        self._all = progress.add_task("slides", total=total)
+        self._slides, self._ended = total, 0
+        self._shares: dict[str, float] = {}
         self._bars: dict[str, Any] = {}
+        self._lock = threading.Lock()
+        # the bar and the time left are of the slides that are not kept
+        self._new = total
+        self._all = progress.add_task("slides", total=total, state=f"0 of {total}")
 
     def started(self, entry: SlideEntry) -> None:
-        self._bars[entry.slide_id] = self._progress.add_task(_short(entry.slide_id), total=None)
+        name = shortened(entry.slide_id, max(12, min(40, self._progress.console.width - 60)))
+        self._bars[entry.slide_id] = self._progress.add_task(name, total=None, state="opening")
 
     def progress(self, entry: SlideEntry, done: int, total: int) -> None:
-        self._progress.update(self._bars[entry.slide_id], completed=done, total=total)
+        # after its last super-tile a slide is merged and written
+        state = f"{done / total:.0%}" if done < total else "writing"
+        self._progress.update(self._bars[entry.slide_id], completed=done, total=total, state=state)
+        self._advance(entry.slide_id, done / total)
 
     def finished(self, entry: SlideEntry, record: dict[str, Any], *, kept: bool) -> None:
         from rich.text import Text
@@ -101,8 +128,21 @@ class _Live:
             self._progress.remove_task(bar)
         style = {"complete": "green", "partial": "yellow"}.get(record["status"], "red")
         self._progress.console.print(Text(outcome(entry, record, kept=kept), style=style), soft_wrap=True)
-        self._progress.advance(self._all)
+        with self._lock:
+            self._ended += 1
+            self._new -= kept
+        self._advance(entry.slide_id, 0.0 if kept else 1.0)
+
+    def _advance(self, slide_id: str, share: float) -> None:
+        with self._lock:
+            self._shares[slide_id] = share
+            state = f"{self._ended} of {self._slides}"
+            self._progress.update(self._all, completed=sum(self._shares.values()), total=self._new, state=state)
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 40 else name[:39] + "…"
+def shortened(name: str, most: int) -> str:
+    """At most ``most`` characters; the middle goes, since both ends tell slides apart."""
+    if len(name) <= most:
+        return name
+    head = (most - 1) // 2
+    return f"{name[:head]}…{name[head + 1 - most :]}"

@@ -19,25 +19,50 @@ def run(
         str, typer.Option("--input", "-i", help="Folder (searched recursively), glob, one file or CSV manifest.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Output folder; running again does only what is missing.")],
-    model: Annotated[str | None, typer.Option("--model", "-m", help="See `wsikit models`.  [default: nuclei]")] = None,
-    mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel that the model sees.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="`wsikit models` lists them; nuclei if not given.")
+    ] = None,
+    mpp: Annotated[
+        float | None, typer.Option(help="Micrometres per pixel that the model sees; its own if not given.")
+    ] = None,
     mag: Annotated[float | None, typer.Option(help="The same as objective power: 20 means --mpp 0.5.")] = None,
     mpp_override: Annotated[
-        float | None, typer.Option(help="Micrometres per level-0 pixel of slides that do not say it, or say it wrong.")
+        float | None,
+        typer.Option(help="Micrometres per level-0 pixel, for every slide of the input, whatever its file says."),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", "-b", help="Patches per model call.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", "-b", help="Patches per model call; about 4 megapixels if not given.")
+    ] = None,
     num_workers: Annotated[
-        int | None, typer.Option("--num-workers", "-n", help="Processes; one per core by default.")
+        int | None, typer.Option("--num-workers", "-n", help="Processes; one per core if not given.")
     ] = None,
-    supertile: Annotated[int | None, typer.Option(help="Pixels a side that a task reads at once.")] = None,
-    tissue: Annotated[str | None, typer.Option(help="auto, detect or whole.")] = None,
-    min_tissue: Annotated[float | None, typer.Option(help="Smallest tissue share of a patch, 0 to 1.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
-    formats: Annotated[str | None, typer.Option("--format", help="Comma-separated: geojson.gz,omezarr.")] = None,
-    ngff: Annotated[str | None, typer.Option(help="OME-Zarr version: 0.4 (QuPath) or 0.5 (sharded).")] = None,
-    split: Annotated[int | None, typer.Option(help="Most objects per GeoJSON file; more make several files.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML; flags and --set override it.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value of the configuration.")] = None,
+    supertile: Annotated[
+        int | None, typer.Option(help="Pixels a side that a task reads at once, 4096 at most if not given.")
+    ] = None,
+    tissue: Annotated[
+        str | None,
+        typer.Option(help="auto (find it on slides, take plain images whole), detect or whole; auto if not given."),
+    ] = None,
+    min_tissue: Annotated[
+        float | None, typer.Option(help="Smallest tissue share of a patch, 0 to 1; the model's own if not given.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; auto if not given.")] = None,
+    formats: Annotated[
+        str | None, typer.Option("--format", help="Comma-separated outputs; geojson.gz,omezarr if not given.")
+    ] = None,
+    ngff: Annotated[
+        str | None, typer.Option(help="OME-Zarr version: 0.4 (QuPath reads it) or 0.5 (few files); 0.4 if not given.")
+    ] = None,
+    split: Annotated[
+        int | None, typer.Option(help="Most objects per GeoJSON file; more make several files. One file if not given.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="YAML (`wsikit config init` writes one); --set and flags override it."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the configuration; repeatable.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many slides.", min=1)] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Redo slides that are done.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done and stop.")] = False,
@@ -91,7 +116,7 @@ def _closing(records: list[dict[str, Any]], out: Path) -> str:
     listed = ", ".join(
         f"{counts[name]} {name}" for name in ("complete", "partial", "failed", "skipped") if counts[name]
     )
-    return f"{len(records)} files: {listed}\nreport: {out / 'report.html'}"
+    return f"{len(records)} file{'s' if len(records) != 1 else ''}: {listed}\nreport: {out / 'report.html'}"
 
 
 def _plan(entries: list[SlideEntry], out: Path, config: RunConfig) -> None:

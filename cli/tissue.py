@@ -12,7 +12,8 @@ def tissue(
     source: Annotated[str, typer.Option("--input", "-i", help="Folder, glob, one file or CSV manifest.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Output folder, one folder per slide.")],
     mpp_override: Annotated[
-        float | None, typer.Option(help="Micrometres per level-0 pixel of slides that do not say it.")
+        float | None,
+        typer.Option(help="Micrometres per level-0 pixel, for every slide of the input, whatever its file says."),
     ] = None,
 ) -> None:
     """Find tissue and write OUT/<slide>/tissue.geojson, an annotation that opens in QuPath, and overview.png."""

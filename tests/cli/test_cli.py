@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,10 @@ def test_every_verb_explains_itself(wsikit: Command, words: list[str]) -> None:
     assert answer.code == 0
     # how the program was started stands before its name
     assert re.search(" ".join(["Usage: .*wsikit", *words, ""]), answer.out)
+
+
+def test_the_version_is_that_of_the_package(wsikit: Command) -> None:
+    assert wsikit("--version").out == f"wsikit {version('wsikit')}\n"
 
 
 @pytest.mark.parametrize("words", [["walk"], ["run"], ["run", "-i", "x"], ["run", "--no-such"], ["info"]])

@@ -11,8 +11,10 @@ import base64
 import csv
 import importlib.resources
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -37,6 +39,8 @@ THUMBNAIL = (128, 60)
 SHOWN_BAD_TILES = 24
 """Listed with their coordinates in a slide's section; slide.json has all."""
 COLUMNS = ("slide_id", "path", "status", "reason", "message", "patches", "objects", "seconds")
+STAGES = ("open", "tissue", "prepare", "predict", "merge")
+"""In the order of their happening; the report shows others after them."""
 MORE_COLUMNS = ("tissue_mm2", "objects_per_mm2", "mpp", "reader", "bad_tiles", "seam_conflicts", "peak_rss_mb")
 
 
@@ -59,7 +63,7 @@ def write_summary(out_dir: Path, records: Sequence[Record]) -> Path:
 
     After ``COLUMNS`` and ``MORE_COLUMNS`` comes ``objects:<label>`` (a count) or ``fraction:<label>`` (a share of the
     tissue) for every label that occurs. Control characters of names are escaped, so a row is a line. Empty means not
-    known. Numbers are written as they are in the records, mm^2 with six decimals.
+    known. Numbers are written as they are in the records, mm^2 and shares with six decimals.
 
     Raises:
         OutputError: it cannot be written.
@@ -72,7 +76,8 @@ def write_summary(out_dir: Path, records: Sequence[Record]) -> Path:
     writer.writerow([*COLUMNS, *MORE_COLUMNS, *map(printable, more)])
     for record in records:
         counts, shares = record.get("objects_per_class") or {}, record.get("area_fractions") or {}
-        cells = [*_cells(record), *map(counts.get, objects), *map(shares.get, fractions)]
+        rounded = [None if shares.get(name) is None else round(shares[name], 6) for name in fractions]
+        cells = [*_cells(record), *map(counts.get, objects), *rounded]
         writer.writerow(["" if cell is None else printable(cell) for cell in cells])
     replace_file(path, text.getvalue().encode())
     return path
@@ -114,8 +119,16 @@ def _bad_tiles(record: Record) -> int | None:
     return None if tiles is None else len(tiles)
 
 
+def _objects(record: Record) -> int | None:
+    """Objects of the model's classes; None for a score map, whose one feature is the tissue."""
+    if record.get("area_fractions") and not record.get("objects_per_class"):
+        return None
+    found: int | None = record.get("objects")
+    return found
+
+
 def _per_mm2(record: Record) -> float | None:
-    area, objects = _tissue_mm2(record), record.get("objects")
+    area, objects = _tissue_mm2(record), _objects(record)
     return objects / area if area and objects is not None else None
 
 
@@ -128,6 +141,7 @@ def write_report(
         OutputError: it cannot be written.
     """
     path = out_dir / "report.html"
+    views = _slides(out_dir, records)
     template = _environment().from_string(
         importlib.resources.files(__package__).joinpath("report.html").read_text("utf-8")
     )
@@ -135,11 +149,11 @@ def write_report(
         title=title,
         run=run or RunFacts(),
         total=_totals(records),
-        slides=_slides(out_dir, records),
-        problems=_problems(records),
+        slides=views,
+        problems=_problems(views),
         models=_distinct(records, "model"),
         versions=_distinct(records, "versions"),
-        has_areas=any(record.get("area_fractions") for record in records),
+        has=_columns(records),
         stage_colors=_stage_colors(records),
         shown_bad_tiles=SHOWN_BAD_TILES,
     )
@@ -147,9 +161,17 @@ def write_report(
     return path
 
 
+def _columns(records: Sequence[Record]) -> dict[str, bool]:
+    """Which columns say something: a run of a score map has no objects, and most runs have nothing bad to count."""
+    has = {key: any(record.get(key) for record in records) for key in ("bad_tiles", "seam_conflicts")}
+    has["areas"] = any(record.get("area_fractions") for record in records)
+    has["objects"] = not has["areas"] or any(_objects(record) is not None for record in records)
+    return has
+
+
 def _stage_colors(records: Iterable[Record]) -> dict[str, str]:
     """stage -> CSS colour, the same in every row; hues far apart come first."""
-    names = [name for name in _names(records, "seconds") if name != "total"]
+    names = sorted((name for name in _names(records, "seconds") if name != "total"), key=_stage_order)
     return {name: f"hsl({(205 + 137 * index) % 360} 45% 55%)" for index, name in enumerate(names)}
 
 
@@ -157,13 +179,43 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
     )
-    environment.filters |= {"number": _number, "duration": _duration, "size": _size, "rgb": _rgb}
+    environment.filters |= {
+        "number": _number,
+        "significant": _significant,
+        "setting": _setting,
+        "duration": _duration,
+        "moment": _moment,
+        "size": _size,
+        "rgb": _rgb,
+    }
     return environment
 
 
 def _shown(value: object) -> object:
     """Escape what no HTML file should hold, in all that the template prints; its own markup passes as it is."""
     return printable(value) if type(value) is str else value
+
+
+def _moment(text: str) -> str:
+    """An ISO time as 21 November 2026, 11:39 UTC; other text as it is."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    return f"{time.day} {time:%B %Y, %H:%M %Z}".strip()
+
+
+def _setting(value: object) -> object:
+    """What a predictor has bound: numbers rounded, nothing as a dash."""
+    return "–" if value is None else _significant(value, 4) if isinstance(value, float) else value
+
+
+def _significant(value: float | None, digits: int = 3) -> str:
+    """Rounded to so many digits, never in powers of ten."""
+    if value is None:
+        return "–"
+    decimals = digits - 1 - math.floor(math.log10(abs(value))) if value and math.isfinite(value) else 0
+    return f"{value:,.{max(0, decimals)}f}"
 
 
 def _number(value: float | None, decimals: int = 0) -> str:
@@ -197,7 +249,7 @@ def _totals(records: Sequence[Record]) -> dict[str, Any]:
     return {
         "slides": len(records),
         "status": {status: sum(record["status"] == status for record in records) for status in STATUSES},
-        "objects": sum(record.get("objects") or 0 for record in records),
+        "objects": sum(_objects(record) or 0 for record in records),
         "tissue_mm2": sum(_tissue_mm2(record) or 0.0 for record in records),
         "seconds": sum(times) if times else None,
     }
@@ -219,6 +271,7 @@ class _SlideView:
     index: int
     record: Record
     tissue_mm2: float | None
+    objects: int | None
     per_mm2: float | None
     seconds: float | None
     bad_tiles: int | None
@@ -229,6 +282,11 @@ class _SlideView:
     folder: str
     """URL of the slide's folder, relative to the report."""
     pictures: _Pictures
+
+    @property
+    def has_section(self) -> bool:
+        """All that there is to say of a failed slide without a picture stands among the problems."""
+        return self.record["status"] in {"complete", "partial"} or bool(self.pictures.large)
 
     def get(self, name: str) -> Any:
         """A value of the record, None where it has none."""
@@ -250,6 +308,7 @@ def _slide(out_dir: Path, index: int, record: Record, share: int) -> _SlideView:
         index=index,
         record=record,
         tissue_mm2=_tissue_mm2(record),
+        objects=_objects(record),
         per_mm2=_per_mm2(record),
         seconds=_seconds(record),
         bad_tiles=_bad_tiles(record),
@@ -261,9 +320,14 @@ def _slide(out_dir: Path, index: int, record: Record, share: int) -> _SlideView:
 
 
 def _stages(record: Record) -> tuple[tuple[str, float, float], ...]:
-    stages = {name: float(value) for name, value in (record.get("seconds") or {}).items() if name != "total"}
+    seconds = record.get("seconds") or {}
+    stages = {name: float(seconds[name]) for name in sorted(seconds, key=_stage_order) if name != "total"}
     whole = sum(stages.values())
     return tuple((name, value, 100 * value / whole if whole else 0.0) for name, value in stages.items())
+
+
+def _stage_order(name: str) -> int:
+    return STAGES.index(name) if name in STAGES else len(STAGES)
 
 
 def _url(name: str) -> str:
@@ -304,21 +368,21 @@ class _Problem:
     """Slides that ended for the same reason."""
 
     code: str
-    slides: Sequence[Record]
+    slides: Sequence[_SlideView]
 
     @property
     def remedies(self) -> list[str]:
         """What to do, each advice once."""
-        return list(dict.fromkeys(slide["remedy"] for slide in self.slides if slide.get("remedy")))
+        return list(dict.fromkeys(slide.get("remedy") for slide in self.slides if slide.get("remedy")))
 
 
-def _problems(records: Sequence[Record]) -> list[_Problem]:
+def _problems(slides: Iterable[_SlideView]) -> list[_Problem]:
     """Everything that is not complete, the most frequent reason first."""
-    grouped: dict[str, list[Record]] = {}
-    for record in records:
-        if record["status"] != "complete":
-            grouped.setdefault(record.get("reason") or record["status"], []).append(record)
-    return [_Problem(code, slides) for code, slides in sorted(grouped.items(), key=lambda item: -len(item[1]))]
+    grouped: dict[str, list[_SlideView]] = {}
+    for slide in slides:
+        if slide.get("status") != "complete":
+            grouped.setdefault(slide.get("reason") or slide.get("status"), []).append(slide)
+    return [_Problem(code, found) for code, found in sorted(grouped.items(), key=lambda item: -len(item[1]))]
 
 
 def _distinct(records: Iterable[Record], key: str) -> list[Any]:
