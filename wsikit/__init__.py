@@ -63,6 +63,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("wsikit")
     try:
         home = _HOME[name]
     except KeyError:

@@ -25,7 +25,7 @@ class RunConfig(BaseModel):
     mpp: float | None = Field(default=None, gt=0)
     """Micrometres per pixel that the model sees; null is the model's own."""
     mpp_override: float | None = Field(default=None, gt=0)
-    """Micrometres per level-0 pixel of slides that do not say it, or say it wrong. A manifest's mpp column wins."""
+    """Micrometres per level-0 pixel for every slide, whatever its file says. A manifest's mpp column wins."""
     tissue: Literal["auto", "detect", "whole"] = "auto"
     """Where to look: auto detects tissue on slides and takes plain images whole."""
     min_tissue: float | None = Field(default=None, ge=0, le=1)

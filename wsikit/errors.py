@@ -6,6 +6,8 @@ known, a ``remedy``: what the user can do about it. Messages say what was given 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class WsikitError(Exception):
     """Base of all errors that wsikit raises on purpose.
@@ -30,7 +32,17 @@ class SlideOpenError(WsikitError, OSError):
     """No reader opens the file. Codes: unreadable, unsupported_pixels, not_a_file, too_large."""
 
     code = "unreadable"
-    remedy = "check that the file is whole (copy it again), or convert it to a tiled pyramidal TIFF"
+    remedies: ClassVar[dict[str, str]] = {
+        "unreadable": "check that the file is whole (copy it again), or convert it to a tiled pyramidal TIFF",
+        "unsupported_pixels": "export the image as 8-bit RGB",
+        "not_a_file": "give the path of the slide's own file",
+    }
+    """Code -> what to do where the place of the error knows nothing better."""
+
+    def __init__(self, message: str, *, code: str | None = None, remedy: str | None = None) -> None:
+        super().__init__(message, code=code, remedy=remedy)
+        if remedy is None:
+            self.remedy = self.remedies.get(self.code, "")
 
 
 class PixelReadError(WsikitError, OSError):

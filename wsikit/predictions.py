@@ -29,6 +29,8 @@ class Label:
     """QuPath classification name."""
     color: tuple[int, int, int]
     """RGB, 0 to 255."""
+    background: bool = False
+    """True for what is none of the other classes: it is counted and written, and left out of pictures."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

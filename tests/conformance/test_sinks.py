@@ -6,7 +6,7 @@ import errno
 import gzip
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,16 @@ MAKERS: dict[str, Callable[[Path], Sink]] = {
 
 
 @pytest.fixture(params=MAKERS)
-def make(request: pytest.FixtureRequest) -> Callable[[Path], Sink]:
-    return MAKERS[request.param]
+def make(request: pytest.FixtureRequest) -> Iterator[Callable[[Path], Sink]]:
+    made: list[Sink] = []
+
+    def one(folder: Path) -> Sink:
+        made.append(MAKERS[request.param](folder))
+        return made[-1]
+
+    yield one
+    for sink in made:
+        sink.abort()
 
 
 def _write(sink: Sink, count: int) -> None:

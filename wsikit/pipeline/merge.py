@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from wsikit.features import FeatureKind, Features, Layer, MaskBlock
 from wsikit.geometry import Region
 from wsikit.pipeline.overview import Field, Outlines, Scene, choose_fields, draw_overview
-from wsikit.predictions import Objects, Predictor, ScoreMap
+from wsikit.predictions import Label, Objects, Predictor, ScoreMap
 from wsikit.sinks import FeatureSink, MaskSink, Sink, SinkContext
 from wsikit.slides import BadTile, Pixels, Slide
 from wsikit.stitching.maps import MapMerge
@@ -143,13 +143,13 @@ class _Merge:
             for sink in sinks:
                 sink.write(block)
             _downsample_into(small, block, step)
-        self.gallery.classes = small
+        self.gallery.classes = _foreground(small, labels)
         total = max(int(merge.pixels.sum()), 1)
         fractions = {label.name: int(n) / total for label, n in zip(labels, merge.pixels, strict=True)}
         annotated = self._tissue_annotation(merge.pixels, fractions)
         for feature_sink in self.feature_sinks():
             feature_sink.write(annotated)
-        return Merged(len(annotated), {}, 0, fractions if merge.pixels.any() else {})
+        return Merged(area_fractions=fractions if merge.pixels.any() else {})
 
     def _tissue_annotation(self, pixels: NDArray[np.int64], fractions: Mapping[str, float]) -> Features:
         """One annotation of all tissue that carries the areas, so that QuPath shows them; none without tissue."""
@@ -299,4 +299,10 @@ def _classes_of(work: _Merge, region: Region) -> Pixels | None:
     if work.predictor.produces is not ScoreMap:
         return None
     block = work.map_merge().block(region)
-    return None if block is None else block.layers["classes"].astype(np.uint8)
+    return None if block is None else _foreground(block.layers["classes"].astype(np.uint8), work.predictor.labels)
+
+
+def _foreground(classes: Pixels, labels: Sequence[Label]) -> Pixels:
+    """Class values with the background label's taken out."""
+    shown = np.array([0, *(0 if label.background else k for k, label in enumerate(labels, 1))], np.uint8)
+    return shown[classes]

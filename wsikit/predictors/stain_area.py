@@ -58,7 +58,7 @@ class StainAreaPredictor:
     labels: ClassVar[tuple[Label, ...]] = (
         Label("DAB positive", (146, 84, 36)),
         Label("Haematoxylin", (64, 96, 208)),
-        Label("Background", (225, 225, 225)),
+        Label("Background", (225, 225, 225), background=True),
     )
 
     @classmethod

@@ -11,6 +11,7 @@ import gzip
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, ClassVar, Literal
 
@@ -185,13 +186,12 @@ class _Part:
 
     def discard(self) -> None:
         """Remove the file. A disk that is full refuses the last flush too, which no longer matters."""
-        try:
-            self._raw.close()
-        except OSError:
+        # the gzip stream first: left open, it would write to the closed file when it is collected
+        for stream in (self._out, self._raw):
             # close() releases the descriptor even where its flush fails
-            pass
-        finally:
-            self.path.unlink(missing_ok=True)
+            with suppress(OSError):
+                stream.close()
+        self.path.unlink(missing_ok=True)
 
 
 def _check(features: Features, labels: int) -> None:

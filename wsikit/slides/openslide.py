@@ -60,7 +60,7 @@ class OpenSlideReader:
         except openslide.OpenSlideUnsupportedFormatError as error:
             raise SlideOpenError("OpenSlide does not know the format, or the file is damaged") from error
         except Exception as error:  # any error means that it cannot
-            raise SlideOpenError(f"OpenSlide: {error}") from error
+            raise SlideOpenError(str(error)) from error
         self._handle: openslide.OpenSlide | None = handle
         self.vendor = self.properties.get("openslide.vendor", "unknown")
         self._check_colour()

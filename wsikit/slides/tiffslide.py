@@ -50,7 +50,7 @@ class TiffSlideReader:
         try:
             self._slide = tiffslide.TiffSlide(self.path)
         except Exception as error:  # tifffile raises what the bad bytes lead to
-            raise SlideOpenError(f"tiffslide: {_reason(error)}") from error
+            raise SlideOpenError(_reason(error)) from error
         try:
             self._describe()
         except SlideOpenError:
@@ -58,7 +58,7 @@ class TiffSlideReader:
             raise
         except Exception as error:  # as above: IndexError, KeyError, NotImplementedError, ...
             self._slide.close()
-            raise SlideOpenError(f"tiffslide: {_reason(error)}") from error
+            raise SlideOpenError(_reason(error)) from error
 
     def tile_size(self, level: int) -> tuple[int, int]:
         """(width, height) of the tiles, or of the strips of a level without tiles."""
