@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from wsikit.errors import PredictionError
@@ -65,6 +66,19 @@ def _check_instances(
     for name, values in measurements.items():
         _check(values.shape == (count,), region, f"measurement {name!r} must have shape ({count},), got {values.shape}")
         _check(not np.isinf(values).any(), region, f"measurement {name!r} holds infinity")
+
+
+def _check_outlines(region: Region, name: str, outlines: NDArray[np.object_]) -> None:
+    types = shapely.get_type_id(outlines)
+    wrong = np.flatnonzero((types != shapely.GeometryType.POLYGON) | shapely.is_empty(outlines))
+    if len(wrong):
+        shape = outlines[wrong[0]]
+        found = "None" if shape is None else f"an empty {shape.geom_type}" if shape.is_empty else f"a {shape.geom_type}"
+        _check(False, region, f"{name} must be shapely Polygons with an area, got {found}")
+    invalid = np.flatnonzero(~shapely.is_valid(outlines))
+    if len(invalid):
+        reason = shapely.is_valid_reason(outlines[invalid[0]])
+        _check(False, region, f"{name} must be valid, shapely.make_valid mends them; got one with {reason}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,13 +143,16 @@ class Objects:
     """(N,) nucleus outlines; when given, the objects are cells and the outlines are their boundaries."""
 
     def check(self, labels: int) -> None:
-        """Raise PredictionError unless shapes, label indices and finiteness hold for ``labels`` labels."""
+        """Raise PredictionError unless shapes, label indices, finiteness and outlines hold for ``labels`` labels."""
         count = len(self.outlines)
         _check(self.moments.shape == (count, 3), self.region, f"moments must be ({count}, 3), got {self.moments.shape}")
         _check(bool((self.moments[:, 2] > 0).all()), self.region, "every object needs at least one pixel")
         _check_instances(self.region, count, self.labels, self.scores, self.measurements)
         _check(_indices_fit(self.labels, labels), self.region, f"labels must be indices below {labels}")
         _check(self.nuclei is None or len(self.nuclei) == count, self.region, f"nuclei must have length {count}")
+        _check_outlines(self.region, "outlines", self.outlines)
+        if self.nuclei is not None:
+            _check_outlines(self.region, "nuclei", self.nuclei)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import threading
 import time
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +22,7 @@ import yaml
 
 from wsikit.atomic import replace_file
 from wsikit.config import RunConfig
-from wsikit.errors import OutputError, WsikitError
+from wsikit.errors import OutputError, SlideOpenError, WsikitError
 from wsikit.pipeline.inputs import SlideEntry
 from wsikit.pipeline.report import RunFacts, write_report, write_summary
 from wsikit.pipeline.run import Clock, RunReport, default_tissue, run
@@ -76,6 +79,10 @@ class Silent:
         """Nothing."""
 
 
+class _InterruptedSlide(BaseException):
+    """Ends the work on a slide, whose record goes on saying that it is running; no error of the slide's."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Run:
     """What all slides of a run share."""
@@ -86,6 +93,13 @@ class _Run:
     force: bool
     observer: Observer
     client: Any
+    interrupted: threading.Event = field(default_factory=threading.Event)
+
+    def progress(self, entry: SlideEntry, done: int, total: int) -> None:
+        """Pass on that super-tiles are done, or stop here."""
+        if self.interrupted.is_set():
+            raise _InterruptedSlide
+        self.observer.progress(entry, done, total)
 
 
 def run_many(
@@ -131,12 +145,24 @@ def run_many(
     with local_workers(count, processes=True) as client, ThreadPoolExecutor(min(count, len(entries) or 1)) as pool:
         shared = _Run(out, config, predictor, force, observer or Silent(), client)
         slides = [entry for entry in entries if entry.part_of is None]
-        outcomes = dict(zip(slides, pool.map(lambda entry: _slide(shared, entry), slides), strict=True))
+        outcomes = dict(zip(slides, _all_slides(shared, pool, slides), strict=True))
+        # a crash also counts against tasks of other slides that waited for the same worker: only alone is guilt certain
+        for entry in [entry for entry, record in outcomes.items() if record.get("reason") == "worker_lost"]:
+            outcomes[entry] = _slide(shared, entry)
     records = [outcomes[entry] if entry in outcomes else _skipped(entry) for entry in entries]
     facts = RunFacts(command, time.perf_counter() - clock, config.result_parameters(), started)
     write_summary(out, records)
     write_report(out, list(outcomes.values()), run=facts)
     return records
+
+
+def _all_slides(shared: _Run, pool: ThreadPoolExecutor, entries: Sequence[SlideEntry]) -> list[Record]:
+    try:
+        return list(pool.map(partial(_slide, shared), entries))
+    except BaseException:
+        # the pool waits for slides that are running: let them stop at the next super-tile, not at their end
+        shared.interrupted.set()
+        raise
 
 
 def _write_run_yaml(out: Path, config: RunConfig, command: str, started: str) -> None:
@@ -221,13 +247,41 @@ def _attempt(shared: _Run, entry: SlideEntry, folder: Path, key: str) -> Record:
         _clear(folder)
         write_record(folder, base)
         record = base | _run_one(shared, entry, folder)
+        _refuse_changed(entry.path, base["source"])
     except Exception as error:  # noqa: BLE001  # one slide must not hurt another; the record says what happened
-        record = base | failure(error) | {"seconds": {"total": round(time.perf_counter() - clock, 3)}}
+        record = base | _explained(error, entry.path, base["source"])
+        record["seconds"] = {"total": round(time.perf_counter() - clock, 3)}
+        _discard_outputs(folder)
     record["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
     try:
         return write_record(folder, record)
     except WsikitError as error:
         return record | failure(error)
+
+
+def _refuse_changed(path: Path, stamp: dict[str, int] | None) -> None:
+    """Raise SlideOpenError(slide_changed) where the file is not the one that the run began with."""
+    if source_stamp(path) != stamp:
+        raise SlideOpenError(
+            f"{path.name} was replaced, removed or written to while it was read",
+            code="slide_changed",
+            remedy="wait until the file is complete, then run again",
+        )
+
+
+def _explained(error: Exception, path: Path, stamp: dict[str, int] | None) -> Record:
+    """Why a slide failed: what its file underwent during the run explains most errors that follow from it."""
+    try:
+        _refuse_changed(path, stamp)
+    except SlideOpenError as changed:
+        return failure(changed)
+    return failure(error)
+
+
+def _discard_outputs(folder: Path) -> None:
+    """A failed slide shows no results: some outputs may have been finished before another one failed."""
+    with suppress(OSError):
+        _remove_own(folder)
 
 
 def _refuse_foreign(folder: Path) -> None:
@@ -247,13 +301,20 @@ def _is_own(path: Path) -> bool:
     return any(fnmatch(path.name, pattern) for pattern in OWN)
 
 
+def _remove_own(folder: Path) -> None:
+    """Remove what a run writes, but for the record."""
+    for path in filter(_is_own, folder.iterdir()):
+        if path.name != "slide.json":
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
 def _clear(folder: Path) -> None:
     """Remove what an earlier attempt left, so that outputs of different parameters never stand side by side."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # the record goes last: it says that the rest is ours
-        for path in sorted(filter(_is_own, folder.iterdir()), key=lambda path: path.name == "slide.json"):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        _remove_own(folder)
+        (folder / "slide.json").unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
 
@@ -276,7 +337,7 @@ def _run_one(shared: _Run, entry: SlideEntry, folder: Path) -> Record:
             supertile=config.supertile,
             overview=folder / OVERVIEW,
             spool=folder / SPOOL,
-            progress=lambda done, total: shared.observer.progress(entry, done, total),
+            progress=partial(shared.progress, entry),
         )
         return describe(slide, shared.predictor, report) | {"seconds": dict(report.seconds) | clock.seconds()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -211,7 +212,9 @@ def merge(
             sink.commit()
     except BaseException:
         for sink in begun:
-            sink.abort()
+            # what cannot be removed keeps its temporary name; the error that led here is the one to tell
+            with suppress(OSError):
+                sink.abort()
         raise
     return merged
 

@@ -15,8 +15,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from wsikit.errors import ConfigError, PixelReadError, PredictionError, WsikitError
-from wsikit.geometry import Box
+from wsikit.errors import ConfigError, PixelReadError, PredictionError, SlideOpenError, WsikitError
+from wsikit.geometry import Box, Region
 from wsikit.pipeline.merge import Merged, merge
 from wsikit.pipeline.schedule import bounded, slots
 from wsikit.pipeline.schedule import workers as local_workers
@@ -27,6 +27,8 @@ from wsikit.stitching import collector
 from wsikit.tiling import SUPERTILE, TileGrid, cut
 from wsikit.tissue import TissueMask, find_tissue
 
+MAX_LABELS = 255
+"""Class masks are uint8 and 0 is nothing."""
 Progress = Callable[[int, int], None]
 """Called with (super-tiles done, super-tiles in all)."""
 
@@ -77,6 +79,21 @@ class SlideRef:
     path: Path
     mpp_override: float | None
     reader: str
+    stamp: tuple[int, int]
+    """Size and modification time: a worker that has an older file of this name open must not read on in that one."""
+
+    @classmethod
+    def of(cls, slide: Slide) -> SlideRef:
+        """Raises SlideOpenError (code not_a_file) where the slide has no file that a worker could open."""
+        try:
+            status = slide.path.stat()
+        except OSError as error:
+            raise SlideOpenError(
+                f"{slide.path} has no file that workers could open: {error.strerror}",
+                code="not_a_file",
+                remedy="run a slide that lives in memory with workers=1",
+            ) from error
+        return cls(slide.path.absolute(), slide.mpp_override, slide.reader.name, (status.st_size, status.st_mtime_ns))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +113,7 @@ class TaskResult:
     patches: int
     bad: tuple[BadTile, ...]
     readable: bool
-    """Whether any pixel of the super-tile could be decoded."""
+    """Whether any pixel of a window of the super-tile could be decoded."""
     pid: int
     peak_rss_mb: float
 
@@ -113,10 +130,9 @@ def predict_supertile(job: Job, numbered: tuple[int, TileGrid]) -> TaskResult:
     slide = job.slide if isinstance(job.slide, Slide) else _opened(job.slide)
     region = grid.extent()
     part = slide.read_partial(region)
-    scale = slide.mpp / region.mpp
-    bad: list[Box] = [
-        (x0 * scale, y0 * scale, x1 * scale, y1 * scale) for x0, y0, x1, y1 in map(BadTile.level0, part.bad)
-    ]
+    # those that the extent reads between the windows would make the outcome depend on the super-tile's size
+    met = [tile for tile in part.bad if any(overlap(tile.lattice(slide.mpp / region.mpp), patch) for patch in grid)]
+    bad = [tile.lattice(slide.mpp / region.mpp) for tile in met]
     predictor = job.predictor
     collected = collector(predictor.produces, grid, len(predictor.labels), bad, job.spool, index)
     cores = iter(grid.core(i) for i in range(len(grid)))
@@ -124,18 +140,42 @@ def predict_supertile(job: Job, numbered: tuple[int, TileGrid]) -> TaskResult:
         for prediction in checked_predictions(predictor, batch):
             collected.add(prediction, next(cores))  # type: ignore[arg-type]  # checked to be what it produces
     collected.save()
-    return TaskResult(len(grid), part.bad, _any_readable(slide, grid, bad), os.getpid(), _peak_rss_mb())
+    readable = any(_is_readable(slide, patch, bad) for patch in grid)
+    return TaskResult(len(grid), tuple(met), readable, os.getpid(), _peak_rss_mb())
 
 
-def _any_readable(slide: Slide, grid: TileGrid, bad: Sequence[Box]) -> bool:
-    plane = grid.extent().intersection(slide.plane(grid.spec.mpp))
-    if plane is None or not bad:
-        return True
-    lost = sum(
-        max(0.0, min(x1, plane.x1) - max(x0, plane.x)) * max(0.0, min(y1, plane.y1) - max(y0, plane.y))
-        for x0, y0, x1, y1 in bad
-    )
-    return lost < plane.width * plane.height - 0.5
+def overlap(box: Box, region: Region) -> float:
+    """Area in lattice pixels that a box on the region's lattice shares with it; 0 where they only touch."""
+    x0, y0, x1, y1 = box
+    width, height = min(x1, region.x1) - max(x0, region.x), min(y1, region.y1) - max(y0, region.y)
+    return max(0.0, width) * max(0.0, height)
+
+
+def _is_readable(slide: Slide, patch: Region, bad: Sequence[Box]) -> bool:
+    """Whether any of a patch that lies on the slide could be decoded."""
+    inside = patch.intersection(slide.plane(patch.mpp))
+    return inside is None or sum(overlap(box, inside) for box in bad) < inside.width * inside.height - 0.5
+
+
+def prepared(predictor: Predictor, slide: Slide, tissue: TissueMask) -> Predictor:
+    """Bind a predictor to a slide.
+
+    Raises PredictionError: code predictor_error where the predictor itself raised, bad_predictions for too many labels.
+    """
+    count = len(predictor.labels)
+    if not 1 <= count <= MAX_LABELS:
+        raise PredictionError(
+            f"the predictor {predictor.name!r} has {count} labels; masks hold a label in 8 bits: 1 to {MAX_LABELS}"
+        )
+    try:
+        return predictor.prepare(slide, tissue)
+    except (WsikitError, OSError):
+        raise
+    except Exception as error:  # a plug-in may raise anything, and the report must say whose error it was
+        raise PredictionError(
+            f"the predictor {predictor.name!r} raised {type(error).__name__} in prepare: {error}",
+            code="predictor_error",
+        ) from error
 
 
 def checked_predictions(predictor: Predictor, batch: Batch) -> Sequence[Prediction]:
@@ -212,14 +252,16 @@ def run(
         with clock("tissue"):
             tissue = default_tissue(slide)
     with clock("prepare"):
-        bound = predictor.prepare(slide, tissue)
+        bound = prepared(predictor, slide, tissue)
         grid = TileGrid.cover(slide, bound.tile, tissue)
     with spool_folder(spool) as folder:
         with clock("predict"), _client(client, workers) as scheduler:
             results = list(_predict(slide, bound, grid, folder, scheduler, batch_size, supertile, progress))
         if results and not any(result.readable for result in results):
             raise PixelReadError(f"{slide.path.name}: none of the pixels that were needed can be decoded")
-        bad = tuple(dict.fromkeys([*tissue.bad, *(tile for result in results for tile in result.bad)]))
+        if sum(result.patches for result in results) != len(grid):
+            raise WsikitError(f"{slide.path.name}: not all of its {len(grid)} patches were predicted")
+        bad = tuple(sorted({*tissue.bad, *(tile for result in results for tile in result.bad)}, key=_reading_order))
         name = slide_id if slide_id is not None else slide.path.stem
         with clock("merge"):
             merged = merge(slide, name, bound, grid, tissue, bad, folder, sinks, overview)
@@ -237,8 +279,12 @@ def run(
         bad_tiles=bad,
         seconds=clock.seconds(),
         peak_rss_mb=_total_peak(results),
-        outputs={sink.path.name: size_on_disk(sink.path) for sink in sinks},
+        outputs={path.name: size_on_disk(path) for sink in sinks for path in written_by(sink)},
     )
+
+
+def _reading_order(tile: BadTile) -> tuple[int, int, int]:
+    return tile.level, tile.box[1], tile.box[0]
 
 
 def default_tissue(slide: Slide) -> TissueMask:
@@ -259,7 +305,7 @@ def _predict(
     parts = choose_supertiles(grid, supertile, slots(client))
     shared: Slide | SlideRef = slide
     if client is not None:
-        shared = SlideRef(slide.path.absolute(), slide.mpp_override, slide.reader.name)
+        shared = SlideRef.of(slide)
     job = Job(shared, predictor, spool, batch_size)
     if progress:
         progress(0, len(parts))
@@ -334,6 +380,12 @@ def _total_peak(results: Sequence[TaskResult]) -> float:
     for result in results:
         peaks[result.pid] = max(peaks.get(result.pid, 0.0), result.peak_rss_mb)
     return round(sum(peaks.values()), 1)
+
+
+def written_by(sink: Sink) -> tuple[Path, ...]:
+    """What a sink has committed: its path, or the parts that it was split into."""
+    paths: tuple[Path, ...] = getattr(sink, "paths", ())
+    return paths or (sink.path,)
 
 
 def size_on_disk(path: Path) -> int:

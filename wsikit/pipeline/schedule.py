@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,6 +15,18 @@ Result = TypeVar("Result")
 
 IN_FLIGHT = 2
 """Tasks submitted per worker: one that runs and one that waits."""
+LOST_WORKER_TIMEOUT = "1000 days"
+"""How long dask waits for a worker that died to come back before it gives the place up for good. Its own 15 s end while
+a worker that crashed several times is starting once more; with no worker left every slide would wait for ever."""
+
+
+def dask_setup(_worker: Any) -> None:
+    """Called by dask in every worker process that starts, this module being its ``preload``.
+
+    Ctrl-C in a terminal goes to all processes of the command. Workers that died of it would leave the caller waiting
+    for them; it is the caller who stops them.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager
@@ -27,9 +40,11 @@ def workers(count: int, *, processes: bool) -> Iterator[Any]:
     if count == 1:
         yield None
         return
+    import dask.config
     from distributed import Client, LocalCluster
 
     with ExitStack() as stack:
+        stack.enter_context(dask.config.set({"distributed.deploy.lost-worker-timeout": LOST_WORKER_TIMEOUT}))
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="wsikit-dask-"))
         cluster = LocalCluster(
             n_workers=count if processes else 1,
@@ -37,17 +52,22 @@ def workers(count: int, *, processes: bool) -> Iterator[Any]:
             processes=processes,
             # dask's own limit counts the whole process, the page cache of mapped files included, and pauses or kills
             memory_limit=0,
-            dashboard_address=None,
+            # a free port: with None dask still asks for 8787, and warns where that is taken
+            dashboard_address="127.0.0.1:0",
             local_directory=scratch,
             silence_logs=logging.CRITICAL,
+            **({"preload": __name__} if processes else {}),
         )
         stack.enter_context(cluster)
         yield stack.enter_context(Client(cluster))
 
 
 def slots(client: Any) -> int:
-    """How many tasks a client's workers run at once; 1 without a client."""
-    return 1 if client is None else sum(client.nthreads().values())
+    """How many tasks a client's workers run at once; 1 without a client.
+
+    At least 1: while the workers of a cluster start again there is none, and what is submitted waits for them.
+    """
+    return 1 if client is None else max(1, sum(client.nthreads().values()))
 
 
 def bounded(client: Any, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

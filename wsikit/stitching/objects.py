@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,10 @@ class Records:
 
     @staticmethod
     def concatenate(parts: list[Records]) -> Records:
-        """One after another; all must carry the same measurements, and nuclei all or none."""
+        """One after another. Raises PredictionError unless all carry the same measurements, and nuclei all or none."""
         first = parts[0]
+        for part in parts[1:]:
+            first.check_like(part)
         join = np.concatenate
         nuclei = [part.nuclei for part in parts if part.nuclei is not None]
         return Records(
@@ -89,6 +92,14 @@ class Records:
             join([p.seam for p in parts]),
             {name: join([p.measurements[name] for p in parts]) for name in first.measurements},
         )
+
+    def check_like(self, other: Records) -> None:
+        """Raise PredictionError unless ``other`` carries the same measurements, and nuclei where this does."""
+        names, others = tuple(self.measurements), tuple(other.measurements)
+        if names != others:
+            raise PredictionError(f"measurements differ between patches: {names} and {others}; give NaN where unknown")
+        if (self.nuclei is None) != (other.nuclei is None):
+            raise PredictionError("some patches have nuclei and some have none; give them for all objects or for none")
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Plain arrays for a spool file."""
@@ -148,26 +159,25 @@ class ObjectCollector:
         self._spool = spool
         self._index = index
         self._parts: dict[Band, list[Records]] = {}
-        self._names: tuple[str, ...] | None = None
-        self._radius = 0.0
+        self._radii: dict[Band, float] = {}
 
     def add(self, prediction: Objects | Points, core: Region) -> None:
         """Take the prediction of the window with this core."""
-        names = tuple(prediction.measurements)
-        if self._names is not None and names != self._names:
-            raise PredictionError(f"measurements differ between patches: {self._names} and {names}")
-        self._names = names
-        if isinstance(prediction, Points):
-            self._radius = max(self._radius, prediction.radius)
         keep = owned(prediction, core)
         if not keep.any():
             return
         records = _records(prediction, core, self._spec)[keep]
         if self._bad is not None:
-            records = records[~shapely.intersects(records.geometries, self._bad)]
+            # only as far as the window sees: which tiles the super-tile met beyond it must not matter
+            patch = prediction.region
+            bad = shapely.intersection(self._bad, shapely.box(patch.x, patch.y, patch.x1, patch.y1))
+            records = records[~shapely.intersects(records.geometries, bad)]
         if len(records):
             column, row = (int(v) for v in records.cores[0])
-            self._parts.setdefault((row, column // BAND), []).append(records)
+            band = row, column // BAND
+            self._parts.setdefault(band, []).append(records)
+            if isinstance(prediction, Points):
+                self._radii[band] = max(self._radii.get(band, 0.0), prediction.radius)
 
     def save(self) -> int:
         """Write the spool files; returns the number of objects in them."""
@@ -175,7 +185,7 @@ class ObjectCollector:
         for (row, run), parts in self._parts.items():
             records = Records.concatenate(parts)
             path = self._spool / f"o{row}_{run}_{self._index}.npz"
-            spools.save(path, radius=np.array(self._radius), **records.to_arrays())
+            spools.save(path, radius=np.array(self._radii.get((row, run), 0.0)), **records.to_arrays())
             count += len(records)
         return count
 
@@ -222,7 +232,9 @@ class ObjectMerge:
             row, run, _ = path.stem[1:].split("_")
             self._files.setdefault((int(row), int(run)), []).append(path)
         self._bands = sorted(self._files)
-        self._radius = 0.0  # the largest that a spool names; points only
+        # the largest that any spool names, known before the first pair is compared; points only
+        self._radius = max((spools.value(path, "radius") for path in chain(*self._files.values())), default=0.0)
+        self._example: Records | None = None
         self._dropped = self._resolve()
 
     @property
@@ -240,8 +252,10 @@ class ObjectMerge:
 
     def _load(self, band: Band) -> tuple[Records, Origin]:
         loaded = [spools.load(path) for path in self._files[band]]
-        self._radius = max(self._radius, *(float(arrays["radius"]) for arrays in loaded))
         parts = [Records.from_arrays(arrays) for arrays in loaded]
+        if self._example is None:
+            self._example = parts[0][:0]
+        self._example.check_like(parts[0])
         origin = Origin.of(self._files[band], [len(part) for part in parts])
         records = Records.concatenate(parts)
         order = np.lexsort((records.labels, records.scores, records.centroids[:, 0], records.centroids[:, 1]))

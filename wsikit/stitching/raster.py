@@ -34,7 +34,8 @@ class InstanceIds:
             path = origin.files[k]
             ids = np.zeros(origin.place[mine].max() + 1, np.uint32)
             ids[origin.place[mine]] = numbers[mine]
-            np.save(path.with_suffix(".ids.npy"), ids)
+            # not np.save: its error on a full disk does not say that the disk is full
+            path.with_suffix(".ids").write_bytes(ids.tobytes())
             self._boxes[path] = shapely.total_bounds(records.geometries[mine])
 
     def touching(self, region: Region) -> list[Path]:
@@ -49,7 +50,7 @@ class InstanceIds:
     def load(path: Path) -> tuple[NDArray[np.object_], NDArray[np.uint32], NDArray[np.int64]]:
         """Outlines, numbers and labels of the records of a spool file that were not dropped."""
         records = Records.from_arrays(spools.load(path))
-        ids = np.load(path.with_suffix(".ids.npy"))
+        ids = np.frombuffer(path.with_suffix(".ids").read_bytes(), np.uint32)
         kept = np.flatnonzero(ids)
         return records.geometries[kept], ids[kept], records.labels[kept]
 

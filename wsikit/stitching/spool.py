@@ -23,3 +23,9 @@ def load(path: Path) -> dict[str, NDArray[Any]]:
     """Read all arrays of a spool file."""
     with np.load(path, allow_pickle=False) as arrays:
         return dict(arrays)
+
+
+def value(path: Path, name: str) -> float:
+    """Read one number of a spool file, without the rest."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return float(arrays[name])
