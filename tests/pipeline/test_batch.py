@@ -190,11 +190,27 @@ def test_an_unexpected_error_costs_one_slide_and_is_recorded(
     assert not all_complete(records)
 
 
-def test_old_outputs_do_not_survive_beside_a_failure_under_new_parameters(field: Any, tmp_path: Path) -> None:
+def test_a_run_that_cannot_begin_loses_nothing_of_an_earlier_one(field: Any, tmp_path: Path) -> None:
     entries = find_slides(fields(tmp_path / "in", field, 1))
-    run_many(entries, tmp_path / "out", CONFIG)
+    (first,) = run_many(entries, tmp_path / "out", CONFIG)
+    before = stamps(tmp_path / "out")
     (record,) = run_many(entries, tmp_path / "out", CONFIG.model_copy(update={"mpp_override": 5.0}))
     assert record["reason"] == "resolution_unavailable"
+    assert stamps(tmp_path / "out") == before
+    assert run_many(entries, tmp_path / "out", CONFIG) == [first]
+
+
+def test_outputs_of_other_parameters_never_stand_side_by_side(
+    field: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = find_slides(fields(tmp_path / "in", field, 1))
+    run_many(entries, tmp_path / "out", CONFIG)
+
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr(batch_module, "run", fail)
+    run_many(entries, tmp_path / "out", CONFIG.model_copy(update={"min_tissue": 0.3}))
     assert [p.name for p in (tmp_path / "out" / "field-00").iterdir()] == ["slide.json"]
 
 

@@ -143,3 +143,13 @@ def _outlives(group: int, seconds: float) -> bool:
             return False
         time.sleep(0.1)
     return True
+
+
+def test_a_script_that_cannot_be_imported_again_is_told_what_to_do(tmp_path: Path) -> None:
+    script = (
+        "import wsikit as wk\nfrom wsikit.config import RunConfig\n"
+        f"wk.run_many([], {str(tmp_path / 'out')!r}, RunConfig(num_workers=2))\n"
+    )
+    done = subprocess.run([sys.executable, "-"], input=script, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode != 0
+    assert "worker processes did not start" in done.stderr.splitlines()[-1]

@@ -14,13 +14,13 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatch
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
 
-from wsikit.atomic import replace_file
+from wsikit.atomic import output_errors, replace_file
 from wsikit.config import RunConfig
 from wsikit.errors import OutputError, SlideOpenError, WsikitError
 from wsikit.pipeline.inputs import SlideEntry
@@ -46,8 +46,8 @@ from wsikit.tissue import TissueMask, find_tissue
 
 SPOOL = ".spool"
 OVERVIEW = "overview.png"
-OWN = ("slide.json", OVERVIEW, SPOOL, "objects*.geojson*", "masks.ome.zarr", ".*.tmp")
-"""What a run writes into a slide's folder, and removes before it writes it anew."""
+OTHERS = ("tissue.geojson",)
+"""What other verbs write into a slide's folder; a run leaves it alone."""
 
 
 class Observer(Protocol):
@@ -244,16 +244,19 @@ def _attempt(shared: _Run, entry: SlideEntry, folder: Path, key: str) -> Record:
     }
     clock = time.perf_counter()
     try:
-        _clear(folder)
-        write_record(folder, base)
-        record = base | _run_one(shared, entry, folder)
+        record = base | _run_one(shared, entry, folder, base)
         _refuse_changed(entry.path, base["source"])
     except Exception as error:  # noqa: BLE001  # one slide must not hurt another; the record says what happened
         record = base | _explained(error, entry.path, base["source"])
         record["seconds"] = {"total": round(time.perf_counter() - clock, 3)}
+        if (read_record(folder) or base)["status"] in {"complete", "partial"}:
+            # it failed before anything was touched
+            return record | {"message": f"{record['message']} (results of an earlier run are kept as they were)"}
         _discard_outputs(folder)
     record["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
     try:
+        with output_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         return write_record(folder, record)
     except WsikitError as error:
         return record | failure(error)
@@ -288,7 +291,7 @@ def _refuse_foreign(folder: Path) -> None:
     """Keep away from a folder that no run has made: its files are about to be replaced."""
     if not folder.is_dir() or (folder / "slide.json").exists():
         return
-    foreign = sorted(path.name for path in folder.iterdir() if not _is_own(path) and path.name != "tissue.geojson")
+    foreign = sorted(path.name for path in folder.iterdir() if not _is_own(path) and path.name not in OTHERS)
     if foreign:
         raise OutputError(
             f"{folder} would be replaced by a slide's results, and holds {foreign[0]!r}, which no run has written",
@@ -297,8 +300,15 @@ def _refuse_foreign(folder: Path) -> None:
         )
 
 
+@cache
+def _own_patterns() -> tuple[str, ...]:
+    """What a run writes into a slide's folder: its own files and those of every sink, numbered parts included."""
+    names = (SINKS.load(name).filename.partition(".") for name in SINKS)
+    return ("slide.json", OVERVIEW, SPOOL, ".*.tmp", *(f"{stem}*.{suffix}" for stem, _, suffix in names))
+
+
 def _is_own(path: Path) -> bool:
-    return any(fnmatch(path.name, pattern) for pattern in OWN)
+    return any(fnmatch(path.name, pattern) for pattern in _own_patterns())
 
 
 def _remove_own(folder: Path) -> None:
@@ -319,13 +329,17 @@ def _clear(folder: Path) -> None:
         raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
 
 
-def _run_one(shared: _Run, entry: SlideEntry, folder: Path) -> Record:
+def _run_one(shared: _Run, entry: SlideEntry, folder: Path, base: Record) -> Record:
+    """Run a slide that can be run; only then does it touch what an earlier run left."""
     config, clock = shared.config, Clock()
     with clock("open"):
         opened = open_slide(entry.path, entry.mpp or config.mpp_override)
     with opened as slide:
         with clock("tissue"):
             mask = tissue_of(slide, entry, config)
+        slide.resolve(shared.predictor.tile.mpp)
+        _clear(folder)
+        write_record(folder, base)
         report = run(
             slide,
             shared.predictor,

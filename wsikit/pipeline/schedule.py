@@ -10,6 +10,8 @@ from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
+from wsikit.errors import ConfigError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -46,7 +48,9 @@ def workers(count: int, *, processes: bool) -> Iterator[Any]:
     with ExitStack() as stack:
         stack.enter_context(dask.config.set({"distributed.deploy.lost-worker-timeout": LOST_WORKER_TIMEOUT}))
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="wsikit-dask-"))
-        cluster = LocalCluster(
+        options = {"preload": __name__} if processes else {}
+        cluster = _started(
+            LocalCluster,
             n_workers=count if processes else 1,
             threads_per_worker=1 if processes else count,
             processes=processes,
@@ -56,10 +60,20 @@ def workers(count: int, *, processes: bool) -> Iterator[Any]:
             dashboard_address="127.0.0.1:0",
             local_directory=scratch,
             silence_logs=logging.CRITICAL,
-            **({"preload": __name__} if processes else {}),
+            **options,
         )
         stack.enter_context(cluster)
         yield stack.enter_context(Client(cluster))
+
+
+def _started(cluster: Any, **options: Any) -> Any:
+    try:
+        return cluster(**options)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"worker processes did not start: {error}",
+            remedy='in a script, call it below `if __name__ == "__main__":` in a file; or use one worker',
+        ) from error
 
 
 def slots(client: Any) -> int:
