@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import threading
 import time
-import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from functools import cache, partial
@@ -25,14 +23,17 @@ from wsikit.config import RunConfig
 from wsikit.errors import OutputError, SlideOpenError, WsikitError
 from wsikit.pipeline.inputs import SlideEntry
 from wsikit.pipeline.report import RunFacts, write_report, write_summary
-from wsikit.pipeline.run import Clock, RunReport, default_tissue, run
+from wsikit.pipeline.run import Clock, default_tissue, run
 from wsikit.pipeline.schedule import workers as local_workers
 from wsikit.pipeline.state import (
     RESULT_VERSION,
     SCHEMA,
     Record,
+    describe,
     digest,
+    failure,
     is_settled,
+    model_card,
     read_record,
     source_stamp,
     versions,
@@ -373,76 +374,6 @@ def tissue_of(slide: Slide, entry: SlideEntry, config: RunConfig) -> TissueMask:
     if config.tissue == "whole":
         return TissueMask.whole(slide)
     return find_tissue(slide) if config.tissue == "detect" else default_tissue(slide)
-
-
-def model_card(predictor: Predictor) -> dict[str, Any]:
-    """What identifies a model: two models with the same card give the same results."""
-    return {
-        "name": predictor.name,
-        "class": f"{type(predictor).__module__}:{type(predictor).__qualname__}",
-        "tile": asdict(predictor.tile),
-        "labels": [asdict(label) for label in predictor.labels],
-    }
-
-
-def describe(slide: Slide, predictor: Predictor, report: RunReport) -> Record:
-    """The part of a record that a successful run fills."""
-    merged, card = report.merged, model_card(predictor)
-    partial = report.status == "partial"
-    return {
-        "status": report.status,
-        "reason": "bad_tiles" if partial else "",
-        "message": f"{len(report.bad_tiles)} tile(s) of the file cannot be decoded" if partial else "",
-        "remedy": "copy or scan the slide again; results leave these tiles out" if partial else "",
-        "reader": {"name": slide.reader.name, "vendor": slide.reader.vendor},
-        "width": slide.width,
-        "height": slide.height,
-        "mpp": slide.mpp,
-        "mpp_source": slide.mpp_source,
-        "bounds_offset": list(slide.bounds_offset),
-        "model": {
-            "name": predictor.name,
-            "mpp": report.mpp,
-            "core": report.core,
-            "halo": report.halo,
-            "labels": card["labels"],
-            "hash": digest(card),
-        },
-        "tissue": dict(report.tissue),
-        "bound": dict(report.bound),
-        "patches": report.patches,
-        "objects": merged.objects,
-        "objects_per_class": dict(merged.objects_per_class),
-        "seam_conflicts": merged.seam_conflicts,
-        "area_fractions": dict(merged.area_fractions),
-        "tissue_um2": report.tissue_um2,
-        "bad_tiles": [{"level": tile.level, "box": list(tile.level0())} for tile in report.bad_tiles],
-        "seconds": dict(report.seconds),
-        "peak_rss_mb": report.peak_rss_mb,
-        "outputs": dict(report.outputs),
-    }
-
-
-def failure(error: Exception) -> Record:
-    """The part of a record that says why a slide failed."""
-    if isinstance(error, WsikitError):
-        return {"status": "failed", "reason": error.code, "message": str(error), "remedy": error.remedy}
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return {"status": "failed", "reason": "no_space", "message": str(error), "remedy": "free some space, run again"}
-    if type(error).__name__ == "KilledWorker":
-        return {
-            "status": "failed",
-            "reason": "worker_lost",
-            "message": f"a worker process died again and again on this slide: {error}",
-            "remedy": "try a smaller --supertile; a reader may have crashed, or memory run out",
-        }
-    return {
-        "status": "failed",
-        "reason": "io_error" if isinstance(error, OSError) else "internal",
-        "message": f"{type(error).__name__}: {error}",
-        "remedy": "run again; if it stays, report it with the traceback in slide.json",
-        "traceback": "".join(traceback.format_exception(error)),
-    }
 
 
 def all_complete(records: Sequence[Record]) -> bool:
