@@ -18,8 +18,6 @@ from .tissue import tissue
 
 USAGE = 2
 """Exit code where the command itself is wrong or cannot start."""
-INCOMPLETE = 3
-"""Exit code where some slides did not end complete."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 

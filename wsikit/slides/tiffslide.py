@@ -56,7 +56,7 @@ class TiffSlideReader:
         except SlideOpenError:
             self._slide.close()
             raise
-        except Exception as error:  # as above: IndexError, KeyError, NotImplementedError, ...
+        except Exception as error:  # as above
             self._slide.close()
             raise SlideOpenError(_reason(error)) from error
 
