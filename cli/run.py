@@ -46,6 +46,25 @@ def run(
     min_tissue: Annotated[
         float | None, typer.Option(help="Smallest tissue share of a patch, 0 to 1; the model's own if not given.")
     ] = None,
+    tissue_class: Annotated[
+        list[str] | None,
+        typer.Option(help="Class that is tissue in a mask that is an annotation file; repeatable; all if not given."),
+    ] = None,
+    roi: Annotated[
+        Path | None,
+        typer.Option(help="Annotation file, or folder with one per slide: only what lies inside is run."),
+    ] = None,
+    roi_class: Annotated[
+        list[str] | None, typer.Option(help="Class of --roi that counts; repeatable; all if not given.")
+    ] = None,
+    qc: Annotated[
+        str | None,
+        typer.Option(help='Patches good enough to be run: "pen<=0.1,sharpness>=20" or default; all if not given.'),
+    ] = None,
+    stain: Annotated[
+        str | None,
+        typer.Option(metavar="METHOD:REFERENCE", help="Normalise stains, for example macenko:reference.png."),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; auto if not given.")] = None,
     formats: Annotated[
         str | None, typer.Option("--format", help="Comma-separated outputs; geojson.gz,omezarr if not given.")
@@ -88,6 +107,11 @@ def run(
         "num_workers": num_workers,
         "supertile": supertile,
         "tissue": tissue,
+        "tissue_class": tissue_class,
+        "roi": roi,
+        "roi_class": roi_class,
+        "qc": qc,
+        "stain": stain,
         "min_tissue": min_tissue,
         "device": device,
         "format": [name.strip() for name in formats.split(",")] if formats is not None else None,

@@ -48,6 +48,10 @@ class Planted:
         return TileSpec(self.mpp, self.core, self.halo, 0.0, self.phase)
 
     @property
+    def identity(self) -> Mapping[str, Any]:
+        return {}
+
+    @property
     def bound(self) -> Mapping[str, Any]:
         return {"prepared": True} if self.prepared else {}
 

@@ -28,6 +28,16 @@ class RunConfig(BaseModel):
     """Micrometres per level-0 pixel for every slide, whatever its file says. A manifest's mpp column wins."""
     tissue: Literal["auto", "detect", "whole"] = "auto"
     """Where to look: auto detects tissue on slides and takes plain images whole."""
+    tissue_class: tuple[str, ...] = ()
+    """Classes of a mask that is an annotation file which mean tissue; empty is every annotation in it."""
+    roi: Path | None = None
+    """Annotation file, or folder with one per slide: only what lies inside is run."""
+    roi_class: tuple[str, ...] = ()
+    """Classes of ``roi`` that count; empty is every annotation in it."""
+    qc: str | None = None
+    """Which patches are good enough to be run, such as "pen<=0.1,sharpness>=20" or "default"; null is all of them."""
+    stain: str | None = None
+    """Stain normalisation, METHOD:REFERENCE such as "macenko:reference.png"; null leaves colours as they are."""
     min_tissue: float | None = Field(default=None, ge=0, le=1)
     """Smallest share of tissue of a patch; null is the model's own."""
     batch_size: int | None = Field(default=None, ge=1)

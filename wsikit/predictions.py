@@ -165,6 +165,8 @@ class BagScore:
     """(K,) score of each label for the whole bag."""
     attention: NDArray[np.float64]
     """(N,) weight of each instance, non-negative."""
+    instances: NDArray[np.float64] | None = None
+    """(N, K) score of each label for each instance in [0, 1], where the model has them: tiles get a class from it."""
     measurements: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     """name -> (N,) further per-instance values."""
 
@@ -212,6 +214,14 @@ class Predictor(Protocol):
         ...
 
     @property
+    def identity(self) -> Mapping[str, Any]:
+        """What decides the answers beside name, class, tile and labels: hashes of weights and code, parameters.
+
+        JSON-ready, known before ``prepare`` and part of the resume key; empty where there is nothing.
+        """
+        ...
+
+    @property
     def bound(self) -> Mapping[str, Any]:
         """What ``prepare`` bound, JSON-ready; empty before. Recorded in slide.json and part of the resume key."""
         ...
@@ -226,25 +236,60 @@ class Predictor(Protocol):
 
 
 @runtime_checkable
-class BagPredictor(Protocol):
-    """A model over bags: instances are embedded patch by patch, then scored together."""
+class Encoder(Protocol):
+    """A model that makes one feature vector of a patch. Pickles; ``prepare`` returns a bound copy.
+
+    ``embed`` must give for a patch the same vector whatever else is in the batch.
+    """
 
     name: str
 
     @property
     def tile(self) -> TileSpec:
-        """How slides are to be cut for this predictor."""
+        """How slides are to be cut for this model; patches of bags do not overlap (no halo)."""
         ...
+
+    @property
+    def width(self) -> int:
+        """D, the length of a feature vector."""
+        ...
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """As in ``Predictor``."""
+        ...
+
+    @property
+    def bound(self) -> Mapping[str, Any]:
+        """As in ``Predictor``."""
+        ...
+
+    def prepare(self, slide: Slide, tissue: TissueMask) -> Encoder:
+        """Bind what is constant for a slide and return the bound model."""
+        ...
+
+    def embed(self, batch: Batch) -> NDArray[np.float32]:
+        """(N, D) finite features of N patches, in order."""
+        ...
+
+
+@runtime_checkable
+class BagPredictor(Encoder, Protocol):
+    """A model over bags: instances are embedded patch by patch, then scored together."""
 
     @property
     def labels(self) -> tuple[Label, ...]:
         """The classes that ``BagScore.scores`` follow."""
         ...
 
-    def embed(self, batch: Batch) -> NDArray[np.float32]:
-        """(N, D) features of N patches."""
+    def prepare(self, slide: Slide, tissue: TissueMask) -> BagPredictor:
+        """Bind what is constant for a slide and return the bound model."""
         ...
 
     def score(self, bag: Bag) -> BagScore:
-        """Score one bag."""
+        """Score one bag; the answer does not depend on the order of its instances."""
         ...
+
+
+Model = Predictor | Encoder
+"""Whatever can be run over a slide; a ``BagPredictor`` is an ``Encoder`` that scores as well."""

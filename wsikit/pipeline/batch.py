@@ -22,6 +22,7 @@ from wsikit.atomic import output_errors, replace_file
 from wsikit.config import RunConfig
 from wsikit.errors import OutputError, SlideOpenError, WsikitError
 from wsikit.pipeline.inputs import SlideEntry
+from wsikit.pipeline.model import load_model
 from wsikit.pipeline.report import RunFacts, write_report, write_summary
 from wsikit.pipeline.run import Clock, default_tissue, run
 from wsikit.pipeline.schedule import workers as local_workers
@@ -40,7 +41,6 @@ from wsikit.pipeline.state import (
     write_record,
 )
 from wsikit.predictions import Predictor
-from wsikit.predictors import load_predictor
 from wsikit.sinks import SINKS, Sink
 from wsikit.slides import Slide, open_slide
 from wsikit.tissue import TissueMask, find_tissue
@@ -137,7 +137,7 @@ def run_many(
     out = Path(out)
     for name in config.format:
         SINKS[name]
-    predictor = load_predictor(config.model, mpp=config.mpp, min_tissue=config.min_tissue, device=config.device)
+    predictor = load_model(config)
     for entry in entries:
         _refuse_foreign(out / entry.slide_id)
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()

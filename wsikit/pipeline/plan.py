@@ -9,7 +9,7 @@ from wsikit.config import RunConfig
 from wsikit.errors import WsikitError
 from wsikit.pipeline.batch import is_done, tissue_of
 from wsikit.pipeline.inputs import SlideEntry
-from wsikit.predictors import load_predictor
+from wsikit.pipeline.model import load_model
 from wsikit.sinks import SINKS
 from wsikit.slides import open_slide
 from wsikit.tiling import SUPERTILE, TileGrid
@@ -23,7 +23,7 @@ def plan(entries: Sequence[SlideEntry], out: Path, config: RunConfig) -> Iterato
     """
     for name in config.format:
         SINKS[name]
-    predictor = load_predictor(config.model, mpp=config.mpp, min_tissue=config.min_tissue, device=config.device)
+    predictor = load_model(config)
     todo = patches = 0
     for entry in entries:
         if entry.part_of is not None:

@@ -94,6 +94,7 @@ def model_card(predictor: Predictor) -> dict[str, Any]:
         "class": f"{type(predictor).__module__}:{type(predictor).__qualname__}",
         "tile": asdict(predictor.tile),
         "labels": [asdict(label) for label in predictor.labels],
+        "identity": dict(predictor.identity),
     }
 
 

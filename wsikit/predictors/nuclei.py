@@ -123,6 +123,11 @@ class NucleiPredictor:
         return TileSpec(self.mpp, self.core, math.ceil(self.halo_um / self.mpp), self.min_tissue)
 
     @property
+    def identity(self) -> Mapping[str, Any]:
+        """Empty: name, class and tile say it all."""
+        return {}
+
+    @property
     def bound(self) -> Mapping[str, Any]:
         """The slide's threshold and what it was made of, OD."""
         if self.threshold is None:

@@ -79,6 +79,11 @@ class StainAreaPredictor:
         return TileSpec(self.mpp, self.core, 0, self.min_tissue)
 
     @property
+    def identity(self) -> Mapping[str, Any]:
+        """Empty: name, class and tile say it all."""
+        return {}
+
+    @property
     def bound(self) -> Mapping[str, Any]:
         """Both thresholds, OD."""
         if self.dab_threshold is None:
