@@ -1,7 +1,7 @@
 """Annotation files in and out. To add a format: one file here and one row in ``FORMATS``.
 
-A format is a class with ``suffixes``, ``recognises(head)`` (the first bytes of a file of that suffix) and
-``read(path, placement)``; see ``Format``.
+A format is a class with ``suffixes``, ``recognises(head)`` (the first bytes of a file of that suffix),
+``read(path, placement)`` and ``write(annotations, placement, path)``; see ``Format``.
 """
 
 from __future__ import annotations
@@ -9,17 +9,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from wsikit.annotations.annotations import Annotations, Placement
+from wsikit.annotations.annotations import Annotations, Placement, Written
+from wsikit.atomic import replace_file
 from wsikit.errors import AnnotationError
 from wsikit.registry import Registry
 
-__all__ = ["FORMATS", "Annotations", "Format", "Placement", "read_annotations"]
+__all__ = ["FORMATS", "Annotations", "Format", "Placement", "Written", "read_annotations", "write_annotations"]
 
 FORMATS = Registry(
     "annotation format",
     [
         ("geojson", "wsikit.annotations.geojson:QuPathGeoJSON"),
+        ("dsa", "wsikit.annotations.dsa:DSAJSON"),
         ("aperio", "wsikit.annotations.aperio:AperioXML"),
+        ("asap", "wsikit.annotations.asap:ASAPXML"),
+        ("csv", "wsikit.annotations.points:CSVPoints"),
+        ("labels", "wsikit.annotations.instances:LabelImage"),
     ],
 )
 """``--from`` and ``--to`` name -> class."""
@@ -28,7 +33,7 @@ HEAD = 4096
 
 
 class Format(Protocol):
-    """Reads one kind of annotation file."""
+    """Reads and writes one kind of annotation file."""
 
     suffixes: ClassVar[tuple[str, ...]]
     """What its files' names end in, lower case."""
@@ -42,11 +47,15 @@ class Format(Protocol):
         """Read a file; coordinates in level-0 pixels of the full plane."""
         ...
 
+    def write(self, annotations: Annotations, placement: Placement, path: Path) -> Written:
+        """The bytes of a file called ``path``, and what of the annotations it cannot hold."""
+        ...
+
 
 def read_annotations(
     path: str | Path,
     *,
-    format: str | None = None,  # noqa: A002  # what users call it
+    format: str | None = None,  # what users call it
     bounds_offset: tuple[int, int] = (0, 0),
     mpp: float | None = None,
     size: tuple[int, int] | None = None,
@@ -70,6 +79,64 @@ def read_annotations(
     path = Path(path)
     chosen: Format = FORMATS.load(format or format_of(path))()
     return chosen.read(path, Placement(bounds_offset, mpp, size, downsample))
+
+
+def write_annotations(
+    path: str | Path,
+    annotations: Annotations,
+    *,
+    format: str | None = None,
+    bounds_offset: tuple[int, int] = (0, 0),
+    mpp: float | None = None,
+    size: tuple[int, int] | None = None,
+    downsample: float = 1.0,
+    strict: bool = False,
+) -> tuple[str, ...]:
+    """Write an annotation file of any format in ``FORMATS``; it is whole or not there.
+
+    Coordinates come back as they are, those of GeoJSON to 0.01 px, those of label images to a pixel. Ids of objects
+    are kept by GeoJSON only.
+
+    Args:
+        path: the file, replaced if it is there.
+        annotations: in level-0 pixels of the full plane.
+        format: name in ``FORMATS``; by default that of the suffix, where only one has it.
+        bounds_offset: the slide's: taken off in files for QuPath.
+        mpp: um per level-0 pixel, which some formats note.
+        size: (width, height) of the slide in level-0 pixels: the size of a label image, which otherwise ends with the
+            last object.
+        downsample: level-0 pixels per pixel of a label image.
+        strict: refuse to write what would leave anything out.
+
+    Returns:
+        What the format cannot hold, a sentence each.
+
+    Raises:
+        AnnotationError: code not_representable where ``strict``, or the annotations do not fit the format at all.
+        UnknownNameError: there is no such format.
+        OutputError: the file cannot be written.
+    """
+    path = Path(path)
+    chosen: Format = FORMATS.load(format or format_for(path))()
+    written = chosen.write(annotations, Placement(bounds_offset, mpp, size, downsample), path)
+    if strict and written.left_out:
+        raise AnnotationError(
+            f"{path.name} would not hold everything: {'; '.join(written.left_out)}",
+            code="not_representable",
+            remedy="choose another format (geojson holds everything), or write it without strict",
+        )
+    replace_file(path, written.data)
+    return written.left_out
+
+
+def format_for(path: Path) -> str:
+    """The name of the one format that writes files of this suffix. Raises AnnotationError for none or several."""
+    name = path.name.lower()
+    found = [each for each in FORMATS if name.endswith(FORMATS.load(each).suffixes)]
+    if len(found) == 1:
+        return found[0]
+    what = f"the formats {' and '.join(found)} write files like it" if found else f"known formats: {', '.join(FORMATS)}"
+    raise AnnotationError(f"the name {path.name!r} does not say in which format to write: {what}", remedy="name one")
 
 
 def format_of(path: Path) -> str:

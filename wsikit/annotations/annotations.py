@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import colorsys
 import hashlib
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -61,6 +62,15 @@ class Placement:
     """Level-0 pixels per pixel of a label image."""
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A file that is ready to be written."""
+
+    data: bytes
+    left_out: tuple[str, ...]
+    """What the format cannot hold of the annotations, a sentence each."""
+
+
 @dataclass(slots=True)
 class Item:
     """One object of a file, as readers collect them."""
@@ -97,6 +107,39 @@ class Annotations:
         """Object type -> class name -> objects; the empty name is no class."""
         names = [*(label.name for label in self.labels), ""]
         return {f.kind: dict(Counter(names[k] for k in f.labels.tolist())) for f in self.features}
+
+    def items(self) -> Iterator[Item]:
+        """The objects one by one, by object type."""
+        names = [*(label.name for label in self.labels), None]
+        for features in self.features:
+            columns = [(name, values.tolist()) for name, values in features.measurements.items()]
+            for i, (shape, k) in enumerate(zip(features.geometries, features.labels.tolist(), strict=True)):
+                yield Item(
+                    features.kind,
+                    shape,
+                    names[k],
+                    features.names[i] if features.names else "",
+                    _color_at(features, i),
+                    features.kind == "annotation" if features.locked is None else bool(features.locked[i]),
+                    {name: values[i] for name, values in columns if not math.isnan(values[i])},
+                    None if features.nuclei is None else features.nuclei[i],
+                    features.ids[i] if features.ids else "",
+                )
+
+    def moved(self, x: float, y: float) -> Annotations:
+        """The same, (x, y) further right and down."""
+        if not (x or y):
+            return self
+
+        def move(shapes: NDArray[np.object_]) -> NDArray[np.object_]:
+            moved: NDArray[np.object_] = shapely.transform(shapes, lambda xy: xy + np.array([x, y]))
+            return moved
+
+        features = tuple(
+            replace(f, geometries=move(f.geometries), nuclei=None if f.nuclei is None else move(f.nuclei))
+            for f in self.features
+        )
+        return replace(self, features=features)
 
     def chosen(self, classes: Sequence[str] = ()) -> NDArray[np.intp]:
         """Indices of the labels of some classes, or of all and -1 (no class) where none is named.
@@ -150,10 +193,16 @@ class Annotations:
             f"{title}{label} is not one area: {shapely.is_valid_reason(shape)}; it lies at "
             f"x {x0:.0f} to {x1:.0f}, y {y0:.0f} to {y1:.0f} (level-0 pixels of the full plane)",
             code="invalid_geometry",
-            remedy="redraw it there so that its outline does not cross itself (QuPath: Objects > Annotations > Simplify "
-            "shape, or draw it again), or convert the file with `wsikit convert`, which takes the areas that the "
-            "outline encloses, and look at the result; in Python, polygons(invalid='mend') or 'largest' does that",
+            remedy="redraw it so that its outline does not cross itself; or mend the file with `wsikit convert IN "
+            "OUT.geojson`, which takes what the outline encloses, and look at the result",
         )
+
+
+def _color_at(features: Features, row: int) -> Color | None:
+    if features.colors is None or features.colors[row, 0] < 0:
+        return None
+    red, green, blue = features.colors[row].tolist()
+    return red, green, blue
 
 
 def _areas(shapes: NDArray[np.object_], *, largest: bool) -> NDArray[np.object_]:
