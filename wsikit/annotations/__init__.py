@@ -9,12 +9,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from wsikit.annotations.annotations import Annotations, Placement, Written
+from wsikit.annotations.annotations import IGNORE, Annotations, Placement, Written
 from wsikit.atomic import replace_file
 from wsikit.errors import AnnotationError
 from wsikit.registry import Registry
 
-__all__ = ["FORMATS", "Annotations", "Format", "Placement", "Written", "read_annotations", "write_annotations"]
+__all__ = [
+    "AREA_FORMATS",
+    "FORMATS",
+    "IGNORE",
+    "Annotations",
+    "Format",
+    "Placement",
+    "Written",
+    "read_annotations",
+    "write_annotations",
+]
 
 FORMATS = Registry(
     "annotation format",
@@ -28,6 +38,8 @@ FORMATS = Registry(
     ],
 )
 """``--from`` and ``--to`` name -> class."""
+AREA_FORMATS = ("geojson", "dsa", "aperio", "asap")
+"""Those whose files hold drawn areas: regions of interest, tissue."""
 HEAD = 4096
 """First bytes of a file that tell formats of one suffix apart."""
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from wsikit.errors import AnnotationError
 from wsikit.features import FeatureKind, Features
+from wsikit.geometry import HasMpp, Region
 from wsikit.predictions import Label
 
 KINDS: tuple[FeatureKind, ...] = ("annotation", "detection", "cell", "tile", "tmaCore")
@@ -23,6 +24,8 @@ assert set(KINDS) == set(get_args(FeatureKind))
 MAX_MEASUREMENTS = 4096
 """Most different measurement names of a file: each is a column over all objects."""
 NO_COLOR = (-1, -1, -1)
+IGNORE = 255
+"""Value of pixels that a loss must leave out."""
 QUPATH_COLORS: Mapping[str, tuple[int, int, int]] = {
     "Tumor": (200, 0, 0),
     "Stroma": (150, 200, 150),
@@ -182,6 +185,58 @@ class Annotations:
             shapes[bad] = shapely.make_valid(shapes[bad])
             parts.append(_areas(shapes, largest=invalid == "largest"))
         return np.concatenate(parts)
+
+    def class_mask(
+        self,
+        region: Region,
+        slide: HasMpp,
+        classes: Sequence[str],
+        *,
+        unlabelled: int = 0,
+        ignore: Sequence[str] = (),
+    ) -> NDArray[np.uint8]:
+        """(region.height, region.width) the class of each pixel's centre: 1, 2, ... in the order of ``classes``.
+
+        Where areas overlap the smaller one has the pixel; objects of other classes are not looked at.
+
+        Args:
+            region: on any lattice of the slide.
+            slide: says how level-0 pixels lie on that lattice.
+            classes: at least one, at most 254.
+            unlabelled: value of pixels in none of them: 0 where everything else is background, ``IGNORE`` (255) where
+                the annotations do not cover all of the slide.
+            ignore: classes whose pixels become ``IGNORE``, on top of all others.
+
+        Raises AnnotationError: unknown_class, or values that do not fit.
+        """
+        from wsikit.annotations.masks import class_mask
+
+        return class_mask(self, region, slide, classes, unlabelled=unlabelled, ignore=ignore)
+
+    def instance_mask(
+        self, region: Region, slide: HasMpp, classes: Sequence[str] = ()
+    ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """The object that each pixel's centre lies in, and the objects' classes.
+
+        Returns:
+            mask: (region.height, region.width) 0, or k for the k-th area of these classes (all if none is given) in
+                the order of ``features``: an object has one number in all regions of a slide.
+            labels: (N,) index into ``labels`` of object k at k - 1; -1 for no class.
+        """
+        from wsikit.annotations.masks import instance_mask
+
+        return instance_mask(self, region, slide, classes)
+
+    def class_shares(
+        self, region: Region, slide: HasMpp, classes: Sequence[str], *, ignore: Sequence[str] = ()
+    ) -> NDArray[np.float64]:
+        """(K,) share in [0, 1] of a region that is of each class, of what is not ignored; NaN where all is.
+
+        Counted in the pixels of ``class_mask``: a patch's label is the class with the largest share, if that is enough.
+        """
+        from wsikit.annotations.masks import class_shares
+
+        return class_shares(self, region, slide, classes, ignore=ignore)
 
     def _invalid(self, features: Features, row: int) -> AnnotationError:
         shape = features.geometries[row]
