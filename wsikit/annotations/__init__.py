@@ -6,6 +6,7 @@ A format is a class with ``suffixes``, ``recognises(head)`` (the first bytes of 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -23,6 +24,8 @@ __all__ = [
     "Placement",
     "Written",
     "read_annotations",
+    "suffixes",
+    "title",
     "write_annotations",
 ]
 
@@ -129,7 +132,10 @@ def write_annotations(
         OutputError: the file cannot be written.
     """
     path = Path(path)
-    chosen: Format = FORMATS.load(format or format_for(path))()
+    name = format or format_for(path)
+    chosen: Format = FORMATS.load(name)()
+    if not path.name.lower().endswith(chosen.suffixes):
+        raise AnnotationError(f"a file of format {name} is called {' or '.join(chosen.suffixes)}, got {path.name!r}")
     written = chosen.write(annotations, Placement(bounds_offset, mpp, size, downsample), path)
     if strict and written.left_out:
         raise AnnotationError(
@@ -139,6 +145,17 @@ def write_annotations(
         )
     replace_file(path, written.data)
     return written.left_out
+
+
+def suffixes(names: Iterable[str] = FORMATS) -> tuple[str, ...]:
+    """What the names of files of some formats end in, the longest first."""
+    found = {suffix for name in names for suffix in FORMATS.load(name).suffixes}
+    return tuple(sorted(found, key=lambda suffix: (-len(suffix), suffix)))
+
+
+def title(path: Path) -> str:
+    """An annotation file's name without the suffix of its format: what the slide's file is called."""
+    return next((path.name[: -len(s)] for s in suffixes() if path.name.lower().endswith(s)), path.name)
 
 
 def format_for(path: Path) -> str:
@@ -162,8 +179,7 @@ def format_of(path: Path) -> str:
         candidate: type[Format] = FORMATS.load(name)
         if path.name.lower().endswith(candidate.suffixes) and candidate.recognises(head):
             return name
-    suffixes = sorted({suffix for name in FORMATS for suffix in FORMATS.load(name).suffixes})
     raise AnnotationError(
-        f"{path.name} is of no known annotation format ({', '.join(FORMATS)}); known suffixes: {' '.join(suffixes)}",
+        f"{path.name} is of no known annotation format ({', '.join(FORMATS)}); known suffixes: {' '.join(suffixes())}",
         remedy="name the format if the suffix is unusual",
     )

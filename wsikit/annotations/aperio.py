@@ -50,7 +50,7 @@ class AperioXML:
             label, color = _layer_name(layer), _color(path, layer.get("LineColor"))
             if label is not None and color is not None:
                 colors.setdefault(label, color)
-            own = color if label is None or colors.get(label) != color else None
+            own = None if color == (DRAWN if label is None else colors.get(label)) else color
             found, holes = _regions(path, layer, label, own)
             notes += cut_holes(found, holes)
             items += found

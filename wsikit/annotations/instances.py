@@ -88,7 +88,7 @@ def _check_size(path: Path, image: NDArray[np.int64], placement: Placement) -> N
         raise AnnotationError(
             f"{path.name} is {width}x{height} px; a label image of a {placement.size[0]}x{placement.size[1]} px slide "
             f"at 1/{placement.downsample:g} of its resolution is {wanted[0]}x{wanted[1]} px",
-            remedy="give the resolution of the image with --downsample (level-0 pixels per pixel) or --mpp",
+            remedy="say with --downsample how many level-0 pixels a pixel of the image is",
         )
 
 

@@ -80,6 +80,8 @@ class CSVPoints:
         writer = csv.writer(text, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", lineterminator="\n")
         writer.writerow(["x", "y", "class", "name", *("score" if name == SCORE else name for name in kept)])
         for item in annotations.items():
+            padded = [text for text in (item.label or "", item.name) if text != text.strip()]
+            left_out["names that begin or end with blanks: cut"] += bool(padded)
             left_out["locks: left out"] += item.locked
             for x, y in _points(item.geometry, left_out):
                 numbers = [repr(item.measurements[name]) if name in item.measurements else "" for name in kept]
@@ -101,7 +103,7 @@ def _points(shape: shapely.Geometry, left_out: LeftOut) -> list[tuple[float, flo
 def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The header, and the rows that are not blank, with their line numbers."""
     try:
-        text = path.read_text("utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise AnnotationError(f"{path} cannot be read as UTF-8 text: {error}") from error
     first = text.partition("\n")[0]

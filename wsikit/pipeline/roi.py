@@ -9,20 +9,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wsikit.annotations import AREA_FORMATS, FORMATS, Annotations, read_annotations
+from wsikit.annotations import AREA_FORMATS, Annotations, read_annotations, suffixes, title
 from wsikit.config import RunConfig
 from wsikit.errors import AnnotationError, ConfigError
 from wsikit.pipeline.inputs import SlideEntry, stem
 from wsikit.slides import Slide
 from wsikit.tissue import TissueMask
 
-SUFFIXES = tuple(sorted({suffix for name in AREA_FORMATS for suffix in FORMATS.load(name).suffixes}, key=len))[::-1]
-"""Of files that hold areas, the longest first."""
-
 
 def is_annotation_file(path: Path) -> bool:
     """Whether a file holds drawn areas, by its suffix; otherwise it is an image."""
-    return path.name.lower().endswith(SUFFIXES)
+    return path.name.lower().endswith(suffixes(AREA_FORMATS))
 
 
 def content_hash(path: Path | None) -> str | None:
@@ -43,7 +40,7 @@ def roi_file(entry: SlideEntry, config: RunConfig) -> Path | None:
     if not config.roi.is_dir():
         return config.roi
     wanted = {entry.slide_id, stem(entry.path), entry.path.name}
-    found = sorted(path for path in config.roi.iterdir() if is_annotation_file(path) and _title(path) in wanted)
+    found = sorted(path for path in config.roi.iterdir() if is_annotation_file(path) and title(path) in wanted)
     if len(found) == 1:
         return found[0]
     listed = f"{len(found)} files: {', '.join(path.name for path in found)}" if found else "none"
@@ -52,11 +49,6 @@ def roi_file(entry: SlideEntry, config: RunConfig) -> Path | None:
         code="missing_roi",
         remedy=f"call it {stem(entry.path)}.geojson, or name it in a manifest column 'roi_path'",
     )
-
-
-def _title(path: Path) -> str:
-    """The file's name without the suffix of its format."""
-    return next(path.name[: -len(suffix)] for suffix in SUFFIXES if path.name.lower().endswith(suffix))
 
 
 def check_roi(entries: Sequence[SlideEntry], config: RunConfig) -> None:
