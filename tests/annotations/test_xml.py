@@ -38,7 +38,8 @@ def region(*xy: tuple[float, float], kind: str = "0", **more: str) -> str:
 
 
 def aperio(*regions: str, layer: str = 'Name="Tumor" LineColor="255"', attributes: str = "") -> str:
-    return f'<Annotations><Annotation Id="1" {layer}>{attributes}<Regions>{"".join(regions)}</Regions></Annotation></Annotations>'
+    inner = f"{attributes}<Regions>{''.join(regions)}</Regions>"
+    return f'<Annotations><Annotation Id="1" {layer}>{inner}</Annotation></Annotations>'
 
 
 def annotation(*xy: tuple[float, float], group: str = "tumor", kind: str = "Polygon", name: str = "x") -> str:
@@ -48,7 +49,8 @@ def annotation(*xy: tuple[float, float], group: str = "tumor", kind: str = "Poly
 
 def asap(*annotations: str, groups: str = '<Group Name="tumor" PartOfGroup="None" Color="#64FE2E"/>') -> str:
     listed = f"<Annotations>{''.join(annotations)}</Annotations>"
-    return f'<?xml version="1.0"?><ASAP_Annotations>{listed}<AnnotationGroups>{groups}</AnnotationGroups></ASAP_Annotations>'
+    grouped = f"<AnnotationGroups>{groups}</AnnotationGroups>"
+    return f'<?xml version="1.0"?><ASAP_Annotations>{listed}{grouped}</ASAP_Annotations>'
 
 
 def test_aperio_colours_are_blue_green_red(read: Any) -> None:
@@ -84,8 +86,7 @@ def test_aperio_types_of_two_vertices(read: Any) -> None:
 
 
 def test_halo_files_are_of_the_same_make(tmp_path: Path) -> None:
-    text = aperio(region((0, 0), (8, 4), kind="Rectangle")).replace("Vertex", "V").replace("<Vertices>", "<Vertices>")
-    text = text.replace("Vices", "Vertices").replace("<Vs>", "<Vertices>").replace("</Vs>", "</Vertices>")
+    text = aperio(region((0, 0), (8, 4), kind="Rectangle")).replace("<Vertex ", "<V ")
     (tmp_path / "a.annotations").write_text(text)
     assert read_annotations(tmp_path / "a.annotations").polygons()[0].equals(shapely.box(0, 0, 8, 4))
 
@@ -142,6 +143,15 @@ def test_asap_types(read: Any) -> None:
     assert found.notes == ("1 x splines: straight between their points",)
 
 
+def test_stray_clicks_are_left_out_and_said(read: Any) -> None:
+    click = ((3, 3), (4, 4), (3, 3))
+    found = read(asap(annotation(*click), annotation((1, 1)), annotation(*square(0, 0, 5))))
+    assert (len(found), found.notes) == (1, ("2 x areas with fewer than 3 corners: left out",))
+    found = read(aperio(region(*click), region(*square(0, 0, 5))))
+    assert len(found) == 1
+    assert "encloses nothing" in found.notes[0]
+
+
 def test_asap_points_go_by_their_order(read: Any) -> None:
     text = asap(annotation(*square(0, 0, 5)))
     swapped = text.replace('Order="1"', 'Order="9"').replace('Order="2"', 'Order="1"').replace('Order="9"', 'Order="2"')
@@ -171,9 +181,8 @@ def test_classes_that_mean_something_else_in_asap_are_said(tmp_path: Path) -> No
         ("<Annotations><Annotation>", "not well-formed"),
         ("<Annotations/>extra", "not well-formed"),
         (aperio(region((0, 0), (1, float("nan")), (2, 2))), "finite"),
-        (aperio(region(*square(0, 0, 5))).replace('X="5.0"', ""), "needs numbers"),
+        (aperio(region(*square(0, 0, 5))).replace('X="5"', ""), "needs numbers"),
         (aperio(region(*square(0, 0, 5))).replace('X="5"', 'X="five"'), "needs numbers"),
-        (aperio(region((0, 0), (1, 1), (0, 0), (1, 1))), "at least 3 corners"),
         (aperio(region(*square(0, 0, 5)), layer='LineColor="red"'), "LineColor"),
         (aperio(region((0, 0), (1, 1), NegativeROA="1")), "must be an area"),
         (asap(annotation(*square(0, 0, 5), kind="Blob")), "'Blob'"),
@@ -204,9 +213,8 @@ BOMB = "".join(f'<!ENTITY e{i} "{f"&e{i - 1};" * 10}">' for i in range(1, 12))
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 def test_entities_that_grow_or_reach_out_are_refused(read: Any, doctype: str, encoding: str) -> None:
     text = f'<?xml version="1.0" encoding="{encoding}"?>{doctype}<Annotations>&e11;</Annotations>'
-    (where := text.encode(encoding))
-    with pytest.raises(AnnotationError, match="DOCTYPE|no known"):
-        read(where)
+    with pytest.raises(AnnotationError, match="DOCTYPE"):
+        read(text.encode(encoding))
 
 
 def test_names_that_xml_cannot_hold_are_replaced_and_said(tmp_path: Path) -> None:
