@@ -86,6 +86,11 @@ class _Embedded:
         score.check(len(model.labels))
         return cls(instances, score)
 
+    def layout(self, encoder: Encoder) -> InstanceLayout:
+        """What sinks of instances need to know."""
+        spec = self.instances.spec
+        return InstanceLayout(len(self.instances), encoder.width, spec.patch, 2 * spec.halo, dict(encoder.identity))
+
 
 @dataclass(slots=True)
 class _Merge:
@@ -250,11 +255,12 @@ def merge(
         has_scores=_produces(predictor) is ScoreMap,
         overview=picture,
         overview_mpp=mpp,
+        levels=slide.levels,
     )
     embedded = _Embedded.of(slide_id, predictor, grid, spool)
     if embedded is not None:
-        layout = InstanceLayout(len(embedded.instances), embedded.instances.width, grid.spec.patch)
-        context = replace(context, instances=layout)
+        assert isinstance(predictor, Encoder)
+        context = replace(context, instances=embedded.layout(predictor))
     work = _Merge(slide, predictor, grid, tissue, bad, spool, sinks, embedded)
     begun: list[Sink] = []
     try:

@@ -6,14 +6,16 @@ A sink writes under a temporary name in the folder of its final path; nothing is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsikit.features import Features, Instances, Layer, MaskBlock
+from wsikit.geometry import Level
 from wsikit.predictions import Label
 from wsikit.registry import Registry
 
@@ -22,6 +24,8 @@ SINKS = Registry(
     [
         ("geojson.gz", "wsikit.sinks.geojson:GeoJSONSink"),
         ("omezarr", "wsikit.sinks.omezarr:OmeZarrSink"),
+        ("features.zarr", "wsikit.sinks.features_zarr:FeaturesZarrSink"),
+        ("features.h5", "wsikit.sinks.features_h5:FeaturesH5Sink"),
     ],
 )
 """``--format`` name -> sink class. Each class has ``filename`` and takes the final path as its only needed argument."""
@@ -37,6 +41,10 @@ class InstanceLayout:
     """D, length of a feature vector."""
     patch: int
     """Side of the square patches, px of the lattice of the prediction."""
+    overlap: int = 0
+    """px of the lattice that neighbouring patches share."""
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    """What the vectors come from: the encoder's ``identity``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,6 +73,8 @@ class SinkContext:
     """(H, W, 3) RGB picture of the whole slide."""
     overview_mpp: float
     """Micrometres per pixel of the overview."""
+    levels: tuple[Level, ...] = ()
+    """The slide's stored resolutions, finest first."""
     instances: InstanceLayout | None = None
     """For models that embed patches."""
 
