@@ -264,7 +264,10 @@ class Encoder(Protocol):
     ``embed`` must give for a patch the same vector whatever else is in the batch.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """As reports show it."""
+        ...
 
     @property
     def tile(self) -> TileSpec:
