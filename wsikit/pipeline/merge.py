@@ -43,7 +43,7 @@ class Merged:
     """What a slide's predictions came to."""
 
     objects: int = 0
-    """Features with a class: detections, cells or points."""
+    """Features with a class: detections, cells, points or patches."""
     objects_per_class: Mapping[str, int] = field(default_factory=dict)
     seam_conflicts: int = 0
     area_fractions: Mapping[str, float] = field(default_factory=dict)
@@ -64,6 +64,7 @@ class _Gallery:
     count: int = 0
     classes: Pixels | None = None
     find: Callable[[Region], Outlines] | None = None
+    heat: HeatMap | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,13 @@ class _Merge:
         heat = HeatMap(score, self.grid.spec, self.grid.size)
         for mask_sink in self.mask_sinks():
             _write_all(mask_sink, heat.blocks(mask_sink.block))
-        return replace(found, scores={label.name: float(s) for label, s in zip(labels, score.scores, strict=True)})
+        self.gallery.heat = heat
+        found = replace(found, scores={label.name: float(s) for label, s in zip(labels, score.scores, strict=True)})
+        if score.instances is None:
+            return found
+        counts = np.bincount(tiles.labels, minlength=len(labels))
+        per_class = {label.name: int(n) for label, n in zip(labels, counts, strict=True)}
+        return replace(found, objects=len(tiles), objects_per_class=per_class)
 
     def _write_objects(self) -> Merged:
         merge, ids = ObjectMerge(self.spool), InstanceIds()
@@ -308,12 +315,13 @@ def _of_heat_map(context: SinkContext, work: _Merge) -> SinkContext:
     if score is None:
         return context
     plane = HeatMap(score, work.grid.spec, work.grid.size).plane
-    scored = score.instances is not None
+    attended = (ATTENTION,) if score.attention is not None else ()
+    scored = context.labels if score.instances is not None else ()
     return replace(
         context,
         mpp=plane.mpp,
         size=(plane.width, plane.height),
-        labels=(ATTENTION, *context.labels) if scored else (ATTENTION,),
+        labels=(*attended, *scored),
         layers=(_classes(context.labels),) if scored else (),
         has_scores=True,
     )
@@ -335,6 +343,8 @@ def _downsample_into(small: Pixels, block: MaskBlock, step: int) -> None:
 
 def _scene(work: _Merge, slide_id: str, merged: Merged, picture: Pixels, mpp: float) -> Scene:
     gallery, slide = work.gallery, work.slide
+    if gallery.heat is not None:
+        gallery.classes = _patch_classes(work, slide.plane(mpp))
     if gallery.classes is not None:
         rows, columns = np.nonzero(gallery.classes)
         step = slide.width / gallery.classes.shape[1]
@@ -383,11 +393,18 @@ def _fields(work: _Merge, centroids: NDArray[np.floating]) -> Iterator[Field]:
 
 
 def _classes_of(work: _Merge, region: Region) -> Pixels | None:
-    """The class map of a field of a score map, merged once more for this region only."""
+    """The class map of a field: of patches, or of a score map, merged once more for this region only."""
+    if work.gallery.heat is not None:
+        return _patch_classes(work, region)
     if _produces(work.predictor) is not ScoreMap:
         return None
     block = work.map_merge().block(region)
     return None if block is None else _foreground(block.layers["classes"].astype(np.uint8), work.predictor.labels)
+
+
+def _patch_classes(work: _Merge, region: Region) -> Pixels | None:
+    classes = work.gallery.heat.sampled(region) if work.gallery.heat else None
+    return None if classes is None else _foreground(classes, work.predictor.labels)
 
 
 def _foreground(classes: Pixels, labels: Sequence[Label]) -> Pixels:
