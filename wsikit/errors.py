@@ -79,6 +79,15 @@ class ConfigError(WsikitError, ValueError):
     code = "bad_config"
 
 
+class PluginError(ConfigError):
+    """Code that a user or an installed package adds cannot be loaded, or does not keep its contract.
+
+    The user's own exception is the cause.
+    """
+
+    code = "bad_plugin"
+
+
 class UnknownNameError(WsikitError, KeyError):
     """A name that no registry entry has; the message lists the choices.
 
