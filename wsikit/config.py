@@ -63,6 +63,21 @@ class RunConfig(BaseModel):
         return self.model_dump(mode="json", exclude=free)
 
 
+class EmbedConfig(RunConfig):
+    """Everything that ``wsikit embed`` can be told."""
+
+    model: str = ""
+    """The encoder: a timm name, NAME:WEIGHTS, a TorchScript file or a folder with config.json and weights."""
+    patch: int | None = Field(default=None, ge=1)
+    """Side of the patches in pixels at mpp; null is what the encoder takes."""
+    overlap: int = Field(default=0, ge=0)
+    """Pixels that neighbouring patches share: even, at most half a patch."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Arithmetic of the network; the shorter ones are for GPUs and round the features."""
+    format: tuple[str, ...] = ("features.zarr",)
+    """Outputs to write: features.zarr, features.h5 (CLAM, TRIDENT)."""
+
+
 def load_config(
     kind: type[Model],
     file: str | Path | None = None,

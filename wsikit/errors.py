@@ -88,6 +88,15 @@ class AnnotationError(WsikitError, ValueError):
     code = "bad_annotations"
 
 
+class PluginError(ConfigError):
+    """Code that a user or an installed package adds cannot be loaded, or does not keep its contract.
+
+    The user's own exception is the cause.
+    """
+
+    code = "bad_plugin"
+
+
 class UnknownNameError(WsikitError, KeyError):
     """A name that no registry entry has; the message lists the choices.
 

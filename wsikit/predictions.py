@@ -7,8 +7,8 @@ frame: (x, y) in pixels of that region, pixel-corner convention. Stitchers move 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
 import shapely
@@ -163,8 +163,8 @@ class BagScore:
     """The N instances' regions."""
     scores: NDArray[np.float64]
     """(K,) score of each label for the whole bag."""
-    attention: NDArray[np.float64]
-    """(N,) weight of each instance, non-negative."""
+    attention: NDArray[np.float64] | None = None
+    """(N,) weight of each instance, non-negative; None where the model weighs all alike, as patch classifiers do."""
     instances: NDArray[np.float64] | None = None
     """(N, K) score of each label for each instance in [0, 1], where the model has them: tiles get a class from it."""
     measurements: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
@@ -180,9 +180,10 @@ class BagScore:
 
         shape = self.scores.shape
         need(shape == (labels,) and bool(np.isfinite(self.scores).all()), f"scores must be ({labels},) finite numbers")
-        weights = self.attention
-        fits = weights.shape == (count,) and bool((np.isfinite(weights) & (weights >= 0)).all())
-        need(fits, f"attention must be finite numbers >= 0, one per region, got shape {weights.shape}")
+        if self.attention is not None:
+            weights = self.attention
+            fits = weights.shape == (count,) and bool((np.isfinite(weights) & (weights >= 0)).all())
+            need(fits, f"attention must be finite numbers >= 0, one per region, got shape {weights.shape}")
         if self.instances is not None:
             want, got = (count, labels), self.instances.shape
             need(got == want, f"instances must have shape {want}, got {got}")
@@ -212,6 +213,12 @@ class Bag:
     """N regions that the instances came from."""
     label: int | None = None
     """Index of the bag's label, or None where it is unknown."""
+    slides: tuple[str, ...] = ()
+    """The slide of each of the N instances, since regions are a slide's own; empty where all are of the slide ``name``.
+    """
+
+    def __len__(self) -> int:
+        return len(self.features)
 
 
 @runtime_checkable
@@ -264,7 +271,10 @@ class Encoder(Protocol):
     ``embed`` must give for a patch the same vector whatever else is in the batch.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """As reports show it."""
+        ...
 
     @property
     def tile(self) -> TileSpec:
@@ -311,6 +321,29 @@ class BagPredictor(Encoder, Protocol):
     def score(self, bag: Bag) -> BagScore:
         """Score one bag; the answer does not depend on the order of its instances."""
         ...
+
+
+class Stateless:
+    """A base for models that bind nothing per slide and have no weights or parameters to name beside their fields.
+
+    It leaves ``name``, ``tile``, ``labels`` and what the model does (``produces`` and ``predict``, or ``width`` and
+    ``embed``) to write. Fields that decide the answers belong into ``identity``, or else a run with other values keeps
+    the results of an earlier one.
+    """
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The fields of a dataclass by name; empty for other classes."""
+        return {item.name: getattr(self, item.name) for item in fields(self)} if is_dataclass(self) else {}
+
+    @property
+    def bound(self) -> Mapping[str, Any]:
+        """Empty."""
+        return {}
+
+    def prepare(self, slide: Slide, tissue: TissueMask) -> Self:
+        """The model itself."""
+        return self
 
 
 Model = Predictor | Encoder

@@ -30,6 +30,8 @@ ALIASES = {
     "mask_path": ("mask_path", "mask", "tissue_mask_path"),
     "roi_path": ("roi_path", "roi", "annotation_path", "annotations"),
     "patient": ("patient", "patient_id"),
+    "split": ("split", "fold"),
+    "label": ("label", "target"),
 }
 """Manifest columns, upper or lower case, by the names that other tools give them."""
 ID_BYTES = 120
@@ -52,6 +54,10 @@ class SlideEntry:
     """Region of interest from the manifest: an annotation file."""
     part_of: str | None = None
     """The id of the slide that this file is read with: another file of the same DICOM series. Not run by itself."""
+    split: str | None = None
+    """Part of the data that the manifest puts it in: train, validation, test, or a fold."""
+    label: str | None = None
+    """The slide's weak label from the manifest."""
 
 
 def find_slides(source: str | Path, out: Path | None = None) -> list[SlideEntry]:
@@ -264,7 +270,8 @@ def _entry(manifest: Path, line: int, row: dict[str, str]) -> SlideEntry:
     path = manifest.parent / row["path"]
     mask, roi = (manifest.parent / row[key] if row.get(key) else None for key in ("mask_path", "roi_path"))
     name = row.get("slide_id") or stem(path)
-    return SlideEntry(safe_name(name), path, _mpp(where, row.get("mpp")), mask, row.get("patient") or None, roi)
+    labels = {key: row.get(key) or None for key in ("patient", "split", "label")}
+    return SlideEntry(safe_name(name), path, _mpp(where, row.get("mpp")), mask, roi_path=roi, **labels)
 
 
 def _mpp(where: str, text: str | None) -> float | None:

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from wsikit.features import FeatureKind, Features, Layer, MaskBlock
 from wsikit.geometry import Region
+from wsikit.pipeline.heat import Patches
 from wsikit.pipeline.overview import Field, Outlines, Scene, choose_fields, draw_overview
 from wsikit.predictions import BagPredictor, BagScore, Encoder, Label, Model, Objects, Prediction, Predictor, ScoreMap
 from wsikit.sinks import FeatureSink, InstanceLayout, InstanceSink, MaskSink, Sink, SinkContext
 from wsikit.slides import BadTile, Pixels, Slide
-from wsikit.stitching.bags import HeatMap, InstanceMerge, attention_tiles
+from wsikit.stitching.bags import HeatMap, InstanceMerge, attention_tiles, percentiles
 from wsikit.stitching.maps import MapMerge
 from wsikit.stitching.objects import ObjectMerge, Records
 from wsikit.stitching.raster import InstanceIds, instance_blocks
@@ -43,7 +44,7 @@ class Merged:
     """What a slide's predictions came to."""
 
     objects: int = 0
-    """Features with a class: detections, cells or points."""
+    """Features with a class: detections, cells, points or patches."""
     objects_per_class: Mapping[str, int] = field(default_factory=dict)
     seam_conflicts: int = 0
     area_fractions: Mapping[str, float] = field(default_factory=dict)
@@ -64,6 +65,7 @@ class _Gallery:
     count: int = 0
     classes: Pixels | None = None
     find: Callable[[Region], Outlines] | None = None
+    heat: HeatMap | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,28 @@ class _Embedded:
         score = model.score(instances.bag(name))
         score.check(len(model.labels))
         return cls(instances, score)
+
+    def boxes(self, slide: Slide) -> NDArray[np.float64]:
+        """(N, 4) x0, y0, x1, y1 of the patches in level-0 pixels."""
+        spec = self.instances.spec
+        corners = self.instances.corners(0, len(self.instances)) * (spec.mpp / slide.mpp)
+        return np.hstack([corners, corners + spec.patch * spec.mpp / slide.mpp])
+
+    @property
+    def attention(self) -> NDArray[np.float64] | None:
+        """(N,) where the model attends."""
+        return None if self.score is None else self.score.attention
+
+    def patches(self, slide: Slide) -> Patches | None:
+        """What the overview draws: where patches are, or how much each is attended to; None where classes are drawn."""
+        if self.score is not None and self.attention is None:
+            return None
+        return Patches(self.boxes(slide), None if self.attention is None else percentiles(self.attention))
+
+    def layout(self, encoder: Encoder) -> InstanceLayout:
+        """What sinks of instances need to know."""
+        spec = self.instances.spec
+        return InstanceLayout(len(self.instances), encoder.width, spec.patch, 2 * spec.halo, dict(encoder.identity))
 
 
 @dataclass(slots=True)
@@ -134,7 +158,13 @@ class _Merge:
         heat = HeatMap(score, self.grid.spec, self.grid.size)
         for mask_sink in self.mask_sinks():
             _write_all(mask_sink, heat.blocks(mask_sink.block))
-        return replace(found, scores={label.name: float(s) for label, s in zip(labels, score.scores, strict=True)})
+        self.gallery.heat = heat
+        found = replace(found, scores={label.name: float(s) for label, s in zip(labels, score.scores, strict=True)})
+        if score.instances is None:
+            return found
+        counts = np.bincount(tiles.labels, minlength=len(labels))
+        per_class = {label.name: int(n) for label, n in zip(labels, counts, strict=True)}
+        return replace(found, objects=len(tiles), objects_per_class=per_class)
 
     def _write_objects(self) -> Merged:
         merge, ids = ObjectMerge(self.spool), InstanceIds()
@@ -250,11 +280,12 @@ def merge(
         has_scores=_produces(predictor) is ScoreMap,
         overview=picture,
         overview_mpp=mpp,
+        levels=slide.levels,
     )
     embedded = _Embedded.of(slide_id, predictor, grid, spool)
     if embedded is not None:
-        layout = InstanceLayout(len(embedded.instances), embedded.instances.width, grid.spec.patch)
-        context = replace(context, instances=layout)
+        assert isinstance(predictor, Encoder)
+        context = replace(context, instances=embedded.layout(predictor))
     work = _Merge(slide, predictor, grid, tissue, bad, spool, sinks, embedded)
     begun: list[Sink] = []
     try:
@@ -302,12 +333,13 @@ def _of_heat_map(context: SinkContext, work: _Merge) -> SinkContext:
     if score is None:
         return context
     plane = HeatMap(score, work.grid.spec, work.grid.size).plane
-    scored = score.instances is not None
+    attended = (ATTENTION,) if score.attention is not None else ()
+    scored = context.labels if score.instances is not None else ()
     return replace(
         context,
         mpp=plane.mpp,
         size=(plane.width, plane.height),
-        labels=(ATTENTION, *context.labels) if scored else (ATTENTION,),
+        labels=(*attended, *scored),
         layers=(_classes(context.labels),) if scored else (),
         has_scores=True,
     )
@@ -329,10 +361,15 @@ def _downsample_into(small: Pixels, block: MaskBlock, step: int) -> None:
 
 def _scene(work: _Merge, slide_id: str, merged: Merged, picture: Pixels, mpp: float) -> Scene:
     gallery, slide = work.gallery, work.slide
+    if gallery.heat is not None:
+        gallery.classes = _patch_classes(work, slide.plane(mpp))
     if gallery.classes is not None:
         rows, columns = np.nonzero(gallery.classes)
         step = slide.width / gallery.classes.shape[1]
         centroids = np.stack([columns + 0.5, rows + 0.5], axis=1) * step
+    elif work.embedded is not None:
+        boxes = work.embedded.boxes(slide)
+        centroids = (boxes[:, :2] + boxes[:, 2:]) / 2
     else:
         centroids = np.concatenate(gallery.centroids) if gallery.centroids else np.zeros((0, 2), np.float32)
     return Scene(
@@ -346,10 +383,14 @@ def _scene(work: _Merge, slide_id: str, merged: Merged, picture: Pixels, mpp: fl
         labels=work.predictor.labels,
         tissue=work.tissue.polygons(slide),
         objects=_drawn(gallery, centroids),
-        classes=gallery.classes,
+        # attention is drawn instead, where there is any
+        classes=None if work.embedded and work.embedded.attention is not None else gallery.classes,
         fields=tuple(_fields(work, centroids)),
         counts=merged.objects_per_class,
         fractions=merged.area_fractions,
+        patches=None if work.embedded is None else work.embedded.patches(slide),
+        features=merged.features,
+        scores=merged.scores,
         bad=[tile.level0() for tile in work.bad],
     )
 
@@ -367,9 +408,14 @@ def _drawn(gallery: _Gallery, centroids: NDArray[np.floating]) -> Outlines:
 
 def _fields(work: _Merge, centroids: NDArray[np.floating]) -> Iterator[Field]:
     slide, mpp = work.slide, work.grid.spec.mpp
-    regions = choose_fields(
-        centroids.astype(np.float64), size=(slide.width, slide.height), slide_mpp=slide.mpp, mpp=mpp
-    )
+    score = work.embedded.score if work.embedded else None
+    if score is not None and score.attention is not None:
+        # the patches that decide are what a reader wants to see; of equal ones the first
+        regions = tuple(score.regions[i] for i in np.argsort(-score.attention, kind="stable")[:2])
+    else:
+        regions = choose_fields(
+            centroids.astype(np.float64), size=(slide.width, slide.height), slide_mpp=slide.mpp, mpp=mpp
+        )
     for region in regions:
         pixels = slide.read_partial(region).pixels
         objects = work.gallery.find(region) if work.gallery.find else Outlines.none()
@@ -377,11 +423,18 @@ def _fields(work: _Merge, centroids: NDArray[np.floating]) -> Iterator[Field]:
 
 
 def _classes_of(work: _Merge, region: Region) -> Pixels | None:
-    """The class map of a field of a score map, merged once more for this region only."""
+    """The class map of a field: of patches, or of a score map, merged once more for this region only."""
+    if work.gallery.heat is not None:
+        return _patch_classes(work, region)
     if _produces(work.predictor) is not ScoreMap:
         return None
     block = work.map_merge().block(region)
     return None if block is None else _foreground(block.layers["classes"].astype(np.uint8), work.predictor.labels)
+
+
+def _patch_classes(work: _Merge, region: Region) -> Pixels | None:
+    classes = work.gallery.heat.sampled(region) if work.gallery.heat else None
+    return None if classes is None else _foreground(classes, work.predictor.labels)
 
 
 def _foreground(classes: Pixels, labels: Sequence[Label]) -> Pixels:

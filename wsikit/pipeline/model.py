@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from wsikit.config import RunConfig
+from wsikit.config import EmbedConfig, RunConfig
 from wsikit.predictions import Model
 from wsikit.predictors import load_predictor
 
 
 def load_model(config: RunConfig) -> Model:
-    """Make the predictor of a run, not yet bound to a slide.
+    """Make the predictor or encoder of a run, not yet bound to a slide.
 
     Raises:
         UnknownNameError: no such model; the message lists the choices.
         ConfigError: settings that the model cannot work with.
     """
+    if isinstance(config, EmbedConfig):
+        from wsikit.nn.encoders import load_encoder
+
+        return load_encoder(
+            config.model,
+            mpp=config.mpp,
+            patch=config.patch,
+            overlap=config.overlap,
+            min_tissue=config.min_tissue,
+            device=config.device,
+            batch_size=config.batch_size,
+            precision=config.precision,
+        )
     return load_predictor(config.model, mpp=config.mpp, min_tissue=config.min_tissue, device=config.device)

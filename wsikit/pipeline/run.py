@@ -24,6 +24,7 @@ from wsikit.pipeline.merge import Merged, merge
 from wsikit.pipeline.schedule import bounded, slots
 from wsikit.pipeline.schedule import workers as local_workers
 from wsikit.predictions import BagPredictor, Batch, Encoder, Model, Prediction, Predictor
+from wsikit.predictors.files import dumps, loads
 from wsikit.sinks import Sink
 from wsikit.slides import BadTile, Slide, open_slide
 from wsikit.stitching import collector
@@ -107,7 +108,8 @@ class Job:
     """What all tasks of a slide share."""
 
     slide: Slide | SlideRef
-    predictor: Model
+    predictor: Model | bytes
+    """Pickled by ``predictors.files`` where workers run the task."""
     spool: Path
     batch_size: int | None
 
@@ -130,6 +132,13 @@ def _opened(ref: SlideRef) -> Slide:
     return open_slide(ref.path, ref.mpp_override, ref.reader)
 
 
+@lru_cache(maxsize=4)
+def _unpickled(predictor: bytes) -> Model:
+    """A worker keeps its predictors from task to task, and with them what they load when first used."""
+    model: Model = loads(predictor)
+    return model
+
+
 def predict_supertile(job: Job, numbered: tuple[int, TileGrid]) -> TaskResult:
     """Read one super-tile, predict its windows and spool what they own. The unit of scheduling."""
     index, grid = numbered
@@ -139,16 +148,20 @@ def predict_supertile(job: Job, numbered: tuple[int, TileGrid]) -> TaskResult:
     # those that the extent reads between the windows would make the outcome depend on the super-tile's size
     met = [tile for tile in part.bad if any(overlap(tile.lattice(slide.mpp / region.mpp), patch) for patch in grid)]
     bad = [tile.lattice(slide.mpp / region.mpp) for tile in met]
-    spooled = _spool_features if isinstance(job.predictor, Encoder) else _spool_predictions
-    spooled(job, grid, cut(part.pixels, region, grid, job.batch_size), bad, index)
+    batches = cut(part.pixels, region, grid, job.batch_size)
+    model = _unpickled(job.predictor) if isinstance(job.predictor, bytes) else job.predictor
+    if isinstance(model, Encoder):
+        _spool_features(model, grid, batches, bad, job.spool, index)
+    else:
+        _spool_predictions(model, grid, batches, bad, job.spool, index)
     readable = any(_is_readable(slide, patch, bad) for patch in grid)
     return TaskResult(len(grid), tuple(met), readable, os.getpid(), _peak_rss_mb())
 
 
-def _spool_predictions(job: Job, grid: TileGrid, batches: Iterable[Batch], bad: list[Box], index: int) -> None:
-    predictor = job.predictor
-    assert isinstance(predictor, Predictor)
-    collected = collector(predictor.produces, grid, len(predictor.labels), bad, job.spool, index)
+def _spool_predictions(
+    predictor: Predictor, grid: TileGrid, batches: Iterable[Batch], bad: list[Box], spool: Path, index: int
+) -> None:
+    collected = collector(predictor.produces, grid, len(predictor.labels), bad, spool, index)
     cores = iter(grid.core(i) for i in range(len(grid)))
     for batch in batches:
         for prediction in checked_predictions(predictor, batch):
@@ -156,10 +169,10 @@ def _spool_predictions(job: Job, grid: TileGrid, batches: Iterable[Batch], bad: 
     collected.save()
 
 
-def _spool_features(job: Job, grid: TileGrid, batches: Iterable[Batch], bad: list[Box], index: int) -> None:
-    encoder = job.predictor
-    assert isinstance(encoder, Encoder)
-    collected = InstanceCollector(grid, bad, job.spool, index)
+def _spool_features(
+    encoder: Encoder, grid: TileGrid, batches: Iterable[Batch], bad: list[Box], spool: Path, index: int
+) -> None:
+    collected = InstanceCollector(grid, bad, spool, index)
     for batch in batches:
         collected.add(checked_features(encoder, batch))
     collected.save()
@@ -368,10 +381,9 @@ def _predict(
     progress: Progress | None,
 ) -> Iterator[TaskResult]:
     parts = choose_supertiles(grid, supertile, slots(client))
-    shared: Slide | SlideRef = slide
+    job = Job(slide, predictor, spool, batch_size)
     if client is not None:
-        shared = SlideRef.of(slide)
-    job = Job(shared, predictor, spool, batch_size)
+        job = Job(SlideRef.of(slide), dumps(predictor), spool, batch_size)
     if progress:
         progress(0, len(parts))
     for done, result in enumerate(bounded(client, partial(predict_supertile, job), enumerate(parts)), 1):

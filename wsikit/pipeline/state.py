@@ -18,6 +18,7 @@ from wsikit.atomic import replace_file
 from wsikit.errors import WsikitError
 from wsikit.pipeline.run import RunReport
 from wsikit.predictions import Model
+from wsikit.predictors.files import source_of
 from wsikit.slides import Slide
 
 SCHEMA = 1
@@ -87,11 +88,18 @@ def is_settled(record: Record | None, key: str, folder: Path) -> bool:
     return all((folder / name).exists() for name in record.get("outputs", {}))
 
 
+def _class_of(predictor: Model) -> str:
+    """Where the code is: a module, or for a predictor file of the user's its sha256, so that a changed file counts."""
+    source = source_of(type(predictor))
+    home = f"sha256 {source.sha256}" if source else type(predictor).__module__
+    return f"{home}:{type(predictor).__qualname__}"
+
+
 def model_card(predictor: Model) -> dict[str, Any]:
     """What identifies a model: two models with the same card give the same results."""
     return {
         "name": predictor.name,
-        "class": f"{type(predictor).__module__}:{type(predictor).__qualname__}",
+        "class": _class_of(predictor),
         "tile": asdict(predictor.tile),
         "labels": [asdict(label) for label in predictor.labels],
         "identity": dict(predictor.identity),

@@ -6,14 +6,18 @@ A sink writes under a temporary name in the folder of its final path; nothing is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsikit.errors import PluginError
 from wsikit.features import Features, Instances, Layer, MaskBlock
+from wsikit.geometry import Level
 from wsikit.predictions import Label
 from wsikit.registry import Registry
 
@@ -22,7 +26,10 @@ SINKS = Registry(
     [
         ("geojson.gz", "wsikit.sinks.geojson:GeoJSONSink"),
         ("omezarr", "wsikit.sinks.omezarr:OmeZarrSink"),
+        ("features.zarr", "wsikit.sinks.features_zarr:FeaturesZarrSink"),
+        ("features.h5", "wsikit.sinks.features_h5:FeaturesH5Sink"),
     ],
+    group="wsikit.sinks",
 )
 """``--format`` name -> sink class. Each class has ``filename`` and takes the final path as its only needed argument."""
 
@@ -37,6 +44,10 @@ class InstanceLayout:
     """D, length of a feature vector."""
     patch: int
     """Side of the square patches, px of the lattice of the prediction."""
+    overlap: int = 0
+    """px of the lattice that neighbouring patches share."""
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    """What the vectors come from: the encoder's ``identity``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,6 +76,8 @@ class SinkContext:
     """(H, W, 3) RGB picture of the whole slide."""
     overview_mpp: float
     """Micrometres per pixel of the overview."""
+    levels: tuple[Level, ...] = ()
+    """The slide's stored resolutions, finest first."""
     instances: InstanceLayout | None = None
     """For models that embed patches."""
 
@@ -144,3 +157,27 @@ class InstanceSink(Protocol):
 
 
 Sink = FeatureSink | MaskSink | InstanceSink
+
+
+def sink_class(name: str) -> Any:
+    """The class behind a name of ``SINKS``.
+
+    Raises:
+        UnknownNameError: no such name; the message lists the choices.
+        PluginError: a package's class cannot be imported, or lacks what a sink needs.
+    """
+    found = SINKS.load(name)
+    lacking = [item for item in ("takes", "filename", "begin", "write", "commit", "abort") if not hasattr(found, item)]
+    if lacking:
+        wrong = f"lacks {', '.join(lacking)}"
+    elif found.takes not in {"features", "masks", "instances"}:
+        wrong = f"takes {found.takes!r}, not features, masks or instances"
+    elif not re.fullmatch(r"\w[\w-]*(\.\w+)+", found.filename):
+        # files that look like it are removed when a slide is run again
+        wrong = f"has the filename {found.filename!r}, not a plain name with a suffix"
+    else:
+        return found
+    raise PluginError(
+        f"the output format {name!r} of {SINKS.origin(name)} {wrong}",
+        remedy="see FeatureSink, MaskSink and InstanceSink in wsikit.sinks",
+    )

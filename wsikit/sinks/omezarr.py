@@ -17,9 +17,7 @@ built in. 0.5 (Zarr 3) stores a whole block in one file (a shard), for file syst
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -27,7 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from wsikit.atomic import output_errors, sync, temporary
+from wsikit.atomic import output_errors, remove, replace_folder, temporary
 from wsikit.errors import ConfigError, OutputError, PredictionError
 from wsikit.features import Layer, MaskBlock
 from wsikit.sinks import SinkContext
@@ -38,8 +36,6 @@ if TYPE_CHECKING:
 SMALLEST = 1024
 """Pyramids go down to a longer side of at most this, px: one screen. All of a slide have as many levels as the deepest
 needs: the specification wants labels to have as many as their image."""
-
-SYNC_THREADS = 16
 
 Image = NDArray[np.unsignedinteger[Any]]
 Method = Literal["nearest", "mean"]
@@ -100,7 +96,7 @@ class OmeZarrSink:
         self.abort()
         folder = temporary(self.path)
         with output_errors(self.path):
-            _remove(folder)
+            remove(folder)
             folder.mkdir()
             self._context = context
             self._levels = max(_level_count(context.overview.shape[:2]), _level_count(context.size))
@@ -134,14 +130,13 @@ class OmeZarrSink:
         with output_errors(self.path):
             for pyramid in self._pyramids.values():
                 self._build(pyramid)
-            _sync_tree(folder)
-            _replace(folder, self.path)
+            replace_folder(folder, self.path)
         self._forget()
 
     def abort(self) -> None:
         """Remove everything written."""
         if self._context is not None:
-            _remove(temporary(self.path))
+            remove(temporary(self.path))
         self._forget()
 
     def _forget(self) -> None:
@@ -338,36 +333,3 @@ def _image_label(layer: Layer) -> dict[str, Any]:
     if layer.names:
         metadata["properties"] = [{"label-value": v, "name": layer.names.get(v, str(v))} for v in values]
     return metadata
-
-
-def _sync_tree(folder: Path) -> None:
-    """Flush every file, then every folder. From many threads: a file system commits waiting flushes together, and
-    thousands of chunks one by one took 11 s where this takes 0.3 s."""
-    paths = list(folder.rglob("*"))
-    with ThreadPoolExecutor(SYNC_THREADS) as pool:
-        for chosen in ([p for p in paths if p.is_file()], [p for p in paths if p.is_dir()]):
-            list(pool.map(sync, chosen))
-    sync(folder)
-
-
-def _replace(folder: Path, final: Path) -> None:
-    """Rename ``folder`` to ``final``. A folder cannot be renamed over another: that one steps aside first."""
-    aside = folder.with_name(folder.name.removesuffix(".tmp") + ".old.tmp")
-    _remove(aside)
-    if final.exists():
-        final.rename(aside)
-    try:
-        folder.rename(final)
-    except OSError:
-        if aside.exists():
-            aside.rename(final)
-        raise
-    sync(final.parent)
-    _remove(aside)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-from wsikit.errors import SlideOpenError
+from wsikit.errors import PluginError, SlideOpenError
 from wsikit.registry import Registry
 from wsikit.slides.slide import BadTile, PartialRead, Pixels, Reader, Slide
 
@@ -22,6 +22,7 @@ READERS = Registry(
         ("tiffslide", "wsikit.slides.tiffslide:TiffSlideReader"),
         ("image", "wsikit.slides.image:ImageReader"),
     ],
+    group="wsikit.readers",
 )
 """Reader name -> class; a class is called with the path and raises SlideOpenError where it cannot serve the file."""
 
@@ -47,6 +48,11 @@ def open_reader(path: str | Path, reader: str | None = None) -> Reader:
             opened: Reader = READERS.load(name)(path)
         except SlideOpenError as error:
             reasons[name] = error
+        except PluginError as error:
+            # a package that is broken must not keep the others from the file
+            if reader:
+                raise
+            reasons[name] = SlideOpenError(str(error))
         else:
             return opened
     specific = [error for error in reasons.values() if error.code != "unreadable"]

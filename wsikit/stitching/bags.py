@@ -102,12 +102,16 @@ class InstanceMerge:
             gathered[mine] = self._files[k][place[mine]]
         return gathered
 
+    def corners(self, start: int, stop: int) -> NDArray[np.int64]:
+        """(stop - start, 2) x, y of the patches of a run of instances, on the lattice of the prediction."""
+        corners: NDArray[np.int64] = self.cells[start:stop] * self.spec.core + self.spec.phase - self.spec.halo
+        return corners
+
     def parts(self) -> Iterator[Instances]:
         """Runs of at most ``PART`` instances."""
         for start in range(0, len(self), PART):
             stop = min(start + PART, len(self))
-            corner = self.cells[start:stop] * self.spec.core + np.array(self.spec.phase) - self.spec.halo
-            yield Instances(corner, self.features(start, stop))
+            yield Instances(self.corners(start, stop), self.features(start, stop))
 
     def bag(self, name: str) -> Bag:
         """All instances in memory."""
@@ -122,7 +126,7 @@ def _mapped(path: Path, count: int) -> NDArray[np.float32]:
 
 
 def attention_tiles(score: BagScore, slide: HasMpp, labels: Sequence[Label] = ()) -> Features:
-    """One QuPath ``tile`` per instance, with its attention and its scores as measurements.
+    """One QuPath ``tile`` per instance, with its attention and its scores, where it has them, as measurements.
 
     Args:
         score: a bag's score; its regions are all of ``slide``.
@@ -139,7 +143,7 @@ def attention_tiles(score: BagScore, slide: HasMpp, labels: Sequence[Label] = ()
     count = len(score.regions)
     boxes = np.array([region.level0(slide) for region in score.regions]).reshape(count, 4)
     squares = shapely.box(boxes[:, 0], boxes[:, 1], boxes[:, 2], boxes[:, 3])
-    measured = {"Attention": score.attention}
+    measured = {} if score.attention is None else {"Attention": score.attention}
     classes = np.full(count, -1, np.int64)
     if score.instances is not None:
         measured |= {f"{label.name} score": score.instances[:, k] for k, label in enumerate(labels)}
@@ -164,6 +168,8 @@ def percentiles(attention: NDArray[np.float64]) -> NDArray[np.float64]:
 class HeatMap:
     """A bag's score as masks with one pixel per core: layer ``classes``, scores of attention and of each label.
 
+    What the model does not say (attention, or scores of instances) is left out.
+
     Args:
         score: a bag's score; the cores of its regions lie on a lattice from (0, 0).
         spec: how the slide was cut.
@@ -180,10 +186,32 @@ class HeatMap:
         core = self.spec.core
         return Region(0, 0, -(-self.size[0] // core), -(-self.size[1] // core), self.spec.mpp * core)
 
-    def blocks(self, side: int) -> Iterator[MaskBlock]:
-        """Blocks of ``side`` cores that hold an instance."""
+    def sampled(self, region: Region) -> NDArray[np.uint8] | None:
+        """(region.height, region.width) classes, k for the label of index k - 1 and 0 where no instance is.
+
+        Args:
+            region: on the lattice of any mpp; a pixel takes the core that its centre lies in.
+        """
+        if self.score.instances is None:
+            return None
+        plane, scale = self.plane, region.mpp / self.plane.mpp
+        classes = np.zeros((plane.height, plane.width), np.uint8)
+        columns, rows = self._cells()
+        classes[rows, columns] = self.score.instances.argmax(axis=1) + 1
+        x = np.floor((np.arange(region.x, region.x1) + 0.5) * scale).astype(np.int64)
+        y = np.floor((np.arange(region.y, region.y1) + 0.5) * scale).astype(np.int64)
+        found: NDArray[np.uint8] = classes[np.ix_(np.clip(y, 0, plane.height - 1), np.clip(x, 0, plane.width - 1))]
+        return found
+
+    def _cells(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(N,) columns and rows of the instances on the lattice of cores."""
         corners = np.array([(r.x, r.y) for r in self.score.regions], np.int64).reshape(-1, 2)
         columns, rows = (corners + self.spec.halo).T // self.spec.core
+        return columns, rows
+
+    def blocks(self, side: int) -> Iterator[MaskBlock]:
+        """Blocks of ``side`` cores that hold an instance."""
+        columns, rows = self._cells()
         steps = np.rint(self._channels() * 255).astype(np.uint8)
         for region in blocks(self.plane, side):
             inside = (columns >= region.x) & (columns < region.x1) & (rows >= region.y) & (rows < region.y1)
@@ -195,9 +223,11 @@ class HeatMap:
             yield MaskBlock(region, self._classes(region, at, inside), scores)
 
     def _channels(self) -> NDArray[np.float64]:
-        """(1 + K, N) in [0, 1]: attention, then the instances' scores where there are any."""
-        rank = percentiles(self.score.attention)[None]
-        return rank if self.score.instances is None else np.concatenate([rank, self.score.instances.T])
+        """(C, N) in [0, 1]: attention, then the instances' scores, of these what there is."""
+        attention, instances = self.score.attention, self.score.instances
+        ranks = [] if attention is None else [percentiles(attention)[None]]
+        scores = [] if instances is None else [instances.T]
+        return np.concatenate([np.zeros((0, len(self.score.regions))), *ranks, *scores])
 
     def _classes(
         self, region: Region, at: tuple[NDArray[np.int64], NDArray[np.int64]], inside: NDArray[np.bool_]

@@ -1,0 +1,179 @@
+"""Encoders: one feature vector per patch, from any timm network, a TorchScript file or a folder as hubs ship them.
+
+What ``-m`` can be:
+
+* ``resnet18``: an architecture of timm with its pretrained weights, where they are in the local cache;
+* ``resnet18:weights.safetensors``: the same with weights from a file (.safetensors, .pth, .bin);
+* ``model.pt``: a TorchScript file, (N, 3, S, S) -> (N, D);
+* ``folder/``: a ``config.json`` that names a timm architecture and one file of weights beside it, as UNI, Prov-GigaPath
+  and H-optimus ship; the weights may be a DINO or DINOv2 teacher's.
+
+Nothing is ever downloaded. The vector is what timm calls the pooled features: global average pooling for convolutional
+networks, the class token for transformers that have one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsikit.errors import ConfigError, PredictionError
+from wsikit.geometry import TileSpec
+from wsikit.nn.device import choose_device, fix_threads
+from wsikit.nn.images import Preprocess
+from wsikit.nn.networks import Network, find_network
+from wsikit.predictions import Batch, Label
+
+if TYPE_CHECKING:
+    import torch
+
+    from wsikit.slides import Slide
+    from wsikit.tissue import TissueMask
+
+DEFAULT_MPP = 0.5
+"""um per px where nothing else is said: objective power 20, what most encoders of pathology were trained at."""
+DEFAULT_PATCH = 224
+"""px, for networks that do not say what they take."""
+DEFAULT_MIN_TISSUE = 0.25
+"""Share of a patch: less shows the encoder mostly glass."""
+CPU_BATCH, GPU_BATCH = 8, 64
+"""Patches in a pass of the network. A pass always has this many, the last one padded: other sizes go other ways through
+the libraries, which moves the last bits. On 2 cores 8 was as fast as 16 and 32."""
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkEncoder:
+    """An encoder whose network is loaded in each process when it is first used. Pickles as what names the network.
+
+    Meets ``wsikit.predictions.Encoder``. Made by ``load_encoder``.
+    """
+
+    name: str
+    network: Network
+    preprocess: Preprocess
+    tile: TileSpec
+    width: int
+    """D, measured when the encoder was made."""
+    device: str = "cpu"
+    batch: int = CPU_BATCH
+    precision: Precision = "float32"
+
+    labels: ClassVar[tuple[Label, ...]] = ()
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Hash of the weights, architecture, preprocessing and precision."""
+        return {
+            **self.network.identity,
+            "preprocess": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.preprocess).items()},
+            "precision": self.precision,
+            "width": self.width,
+        }
+
+    @property
+    def bound(self) -> Mapping[str, Any]:
+        """Nothing: an encoder sees every slide alike."""
+        return {}
+
+    def prepare(self, slide: Slide, tissue: TissueMask) -> Self:
+        """The encoder itself."""
+        return self
+
+    def embed(self, batch: Batch) -> NDArray[np.float32]:
+        """(N, D) features of N patches, in order."""
+        vectors = [self._pass(batch.images[start : start + self.batch]) for start in range(0, len(batch), self.batch)]
+        return np.concatenate([np.zeros((0, self.width), np.float32), *vectors])
+
+    def _pass(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """At most ``batch`` patches through the network, in a pass of exactly ``batch``."""
+        missing = self.batch - len(images)
+        padded = np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)]) if missing else images
+        vectors = _forward(self.network, self.preprocess, self.device, self.precision, padded)
+        return vectors[: len(images)]
+
+
+def load_encoder(
+    spec: str,
+    *,
+    mpp: float | None = None,
+    patch: int | None = None,
+    overlap: int = 0,
+    min_tissue: float | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    precision: Precision = "float32",
+) -> NetworkEncoder:
+    """Make an encoder; its network is loaded once here, so that what cannot work is said before any slide is read.
+
+    Args:
+        spec: see the module's text.
+        mpp: micrometres per pixel of the patches; 0.5 if not given.
+        patch: side of the patches in px; what the network takes if not given. Another one is resized on the device.
+        overlap: px that neighbouring patches share; even, at most half a patch.
+        min_tissue: smallest share of a patch's core that is tissue; 0.25 if not given.
+        device: auto, cpu or cuda.
+        batch_size: patches in a pass on a GPU; 64 if not given. On the CPU it is fixed, and does not change results.
+        precision: bfloat16 and float16 are faster on a GPU and round the features.
+
+    Raises:
+        ConfigError: no such file, weights that do not fit, a GPU that is not there, a size that cannot be.
+    """
+    where = choose_device(device)
+    network, preprocess = find_network(spec)
+    side = patch if patch is not None else preprocess.size or DEFAULT_PATCH
+    if overlap % 2 or not 0 <= overlap <= side // 2:
+        raise ConfigError(f"overlap is an even number of px, at most half the patch of {side} px; got {overlap}")
+    if batch_size is not None and batch_size < 1:
+        raise ConfigError(f"batch_size is a positive number of patches, got {batch_size}")
+    tile = TileSpec(
+        DEFAULT_MPP if mpp is None else mpp,
+        side - overlap,
+        overlap // 2,
+        DEFAULT_MIN_TISSUE if min_tissue is None else min_tissue,
+    )
+    batch = CPU_BATCH if where.type == "cpu" else batch_size or GPU_BATCH
+    probe = np.zeros((batch, side, side, 3), np.uint8)
+    width = _forward(network, preprocess, where.type, precision, probe).shape[1]
+    return NetworkEncoder(network.name, network, preprocess, tile, width, where.type, batch, precision)
+
+
+_LOADING = threading.Lock()
+
+
+@cache
+def _loaded(network: Network, device: str) -> torch.nn.Module:
+    return network.load().eval().to(device)
+
+
+def _forward(
+    network: Network, preprocess: Preprocess, device: str, precision: Precision, images: NDArray[np.uint8]
+) -> NDArray[np.float32]:
+    """(N, D) of (N, H, W, 3).
+
+    Raises PredictionError where the network gives anything else than a row per patch.
+    """
+    import torch
+
+    fix_threads()
+    with _LOADING:
+        module = _loaded(network, device)
+    where = torch.device(device)
+    cast = torch.autocast(device, getattr(torch, precision), enabled=precision != "float32")
+    with torch.inference_mode(), cast:
+        vectors = module(preprocess(images, where))
+    if not isinstance(vectors, torch.Tensor) or vectors.ndim != 2 or len(vectors) != len(images):
+        got = f"shape {tuple(vectors.shape)}" if isinstance(vectors, torch.Tensor) else f"a {type(vectors).__name__}"
+        raise PredictionError(
+            f"the encoder {network.name!r} gave {got} for {len(images)} patches; a tensor of shape "
+            f"({len(images)}, D) is needed",
+            remedy="wrap the network so that it returns one pooled vector per patch",
+        )
+    return vectors.float().cpu().numpy()
