@@ -79,6 +79,15 @@ class ConfigError(WsikitError, ValueError):
     code = "bad_config"
 
 
+class AnnotationError(WsikitError, ValueError):
+    """An annotation file cannot be read, or does not hold what is needed.
+
+    Codes: bad_annotations, unknown_class, invalid_geometry, outside_slide, no_annotations, not_representable.
+    """
+
+    code = "bad_annotations"
+
+
 class UnknownNameError(WsikitError, KeyError):
     """A name that no registry entry has; the message lists the choices.
 
