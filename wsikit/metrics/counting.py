@@ -28,7 +28,7 @@ def bin_counts(counts: NDArray[np.integer], edges: Sequence[float]) -> NDArray[n
     """
     if not len(edges) or (np.diff(edges) <= 0).any():
         raise ConfigError(f"edges of count bins must ascend, got {', '.join(f'{edge:g}' for edge in edges) or 'none'}")
-    return np.digitize(counts, edges).astype(np.int64)
+    return np.searchsorted(np.asarray(edges, np.float64), counts, side="right").astype(np.int64)
 
 
 def quartile_edges(truth: NDArray[np.integer]) -> tuple[float, ...]:
