@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from .config import config_app
+from .convert import convert
 from .evaluate import evaluate
 from .info import info
 from .models import models
@@ -47,7 +48,7 @@ def _options(
     """Whole-slide images in, QuPath GeoJSON and OME-Zarr masks out."""
 
 
-for verb in (info, tissue, run, evaluate, models, samples):
+for verb in (info, tissue, run, evaluate, convert, models, samples):
     typer_app.command()(verb)
 typer_app.add_typer(config_app, name="config")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -11,8 +11,10 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from wsikit.errors import ConfigError, PixelReadError, UnsuitableSlideError
+from wsikit.annotations import Annotations
+from wsikit.errors import AnnotationError, ConfigError, PixelReadError, UnsuitableSlideError
 from wsikit.geometry import Region
+from wsikit.limits import Limits
 from wsikit.slides import BadTile, Pixels, Slide
 
 COARSEST_MPP = 8.0
@@ -48,12 +50,34 @@ class TissueMask:
     bad: tuple[BadTile, ...] = ()
     """Unreadable tiles met while looking for tissue; they count as no tissue."""
     info: Mapping[str, float | str] = field(default_factory=dict)
-    """How the mask came about: method and threshold. JSON-ready."""
+    """How the mask came about: method and threshold, files and their hashes. JSON-ready."""
+    limits: Limits | None = None
+    """Region of interest: what lies outside counts as no tissue, to the precision of its outline, not of the mask."""
 
-    @property
+    @cached_property
     def area_um2(self) -> float:
-        """Tissue area in um^2."""
-        return float(self.array.sum()) * self.mpp**2
+        """Tissue area in um^2, inside the limits."""
+        if self.limits is None:
+            return float(self.array.sum()) * self.mpp**2
+        height, width = self.array.shape
+        return float(self.limits.shares(Region(0, 0, width, height, self.mpp))[self.array].sum()) * self.mpp**2
+
+    def unlimited(self) -> TissueMask:
+        """The same without limits: what thresholds are bound on, so that a region's results are those of the slide."""
+        return self if self.limits is None else replace(self, limits=None)
+
+    def limited(self, polygons: NDArray[np.object_], slide: Slide, info: Mapping[str, str] | None = None) -> TissueMask:
+        """The same inside a region of interest only.
+
+        Args:
+            polygons: (N,) valid shapely Polygons; (x, y) in level-0 pixels of the full plane.
+            slide: the slide of the mask.
+            info: added to ``info``.
+
+        Raises AnnotationError: no_annotations where there are none, outside_slide where one lies beside the slide.
+        """
+        check_on_slide(polygons, slide)
+        return replace(self, limits=Limits(polygons, slide.mpp), info={**self.info, **(info or {})})
 
     @cached_property
     def _integral(self) -> NDArray[np.float64]:
@@ -74,7 +98,9 @@ class TissueMask:
         return area
 
     def coverages(self, x: NDArray[np.int64], y: NDArray[np.int64], side: int, mpp: float) -> NDArray[np.float64]:
-        """Share in [0, 1] of N squares that is tissue.
+        """Share in [0, 1] of N squares that is tissue; 0 for those that do not touch the limits.
+
+        Limits do not make the share of those that they cut smaller: a small region of interest is no thin tissue.
 
         Args:
             x, y: (N,) corners on the lattice of ``mpp``.
@@ -85,26 +111,40 @@ class TissueMask:
         x0, y0, x1, y1 = x * scale, y * scale, (x + side) * scale, (y + side) * scale
         at = self._integral_at
         area: NDArray[np.float64] = at(x1, y1) - at(x0, y1) - at(x1, y0) + at(x0, y0)
-        return area / (side * scale) ** 2
+        share: NDArray[np.float64] = area / (side * scale) ** 2
+        return (
+            share if self.limits is None else self._touching(share, np.stack([x, y, x + side, y + side], axis=1), mpp)
+        )
+
+    def _touching(self, share: NDArray[np.float64], boxes: NDArray[np.int64], mpp: float) -> NDArray[np.float64]:
+        """Shares of boxes, 0 where these do not touch the limits."""
+        if self.limits is None:
+            return share
+        some = np.flatnonzero(share > 0)
+        touched = np.zeros(len(share))
+        touched[some] = self.limits.touches(boxes[some].astype(np.float64), mpp)
+        return share * touched
 
     def coverage(self, region: Region) -> float:
-        """Share of a region that is tissue; what lies outside the slide is not."""
+        """Share of a region that is tissue, as in ``coverages``; what lies outside the slide is not."""
         scale = region.mpp / self.mpp
         x = np.array([region.x, region.x1, region.x, region.x1]) * scale
         y = np.array([region.y, region.y, region.y1, region.y1]) * scale
         corners = self._integral_at(x, y)
-        return float(corners[3] - corners[2] - corners[1] + corners[0]) / (region.width * region.height * scale**2)
+        area = corners[3] - corners[2] - corners[1] + corners[0]
+        share = np.array([area / (region.width * region.height * scale**2)])
+        return float(self._touching(share, np.array([[region.x, region.y, region.x1, region.y1]]), region.mpp)[0])
 
     def contains(self, x: NDArray[np.float64], y: NDArray[np.float64], mpp: float) -> NDArray[np.bool_]:
-        """(N,) whether points, in pixels of the lattice of ``mpp``, lie on tissue."""
+        """(N,) whether points, in pixels of the lattice of ``mpp``, lie on tissue and inside the limits."""
         height, width = self.array.shape
         i, j = np.floor(x * (mpp / self.mpp)).astype(np.int64), np.floor(y * (mpp / self.mpp)).astype(np.int64)
         inside = (i >= 0) & (j >= 0) & (i < width) & (j < height)
         found: NDArray[np.bool_] = inside & self.array[np.clip(j, 0, height - 1), np.clip(i, 0, width - 1)]
-        return found
+        return found if self.limits is None else found & self.limits.contains(x, y, mpp)
 
     def sample(self, region: Region) -> NDArray[np.bool_]:
-        """(region.height, region.width) the mask value under the centre of each pixel of a region."""
+        """(region.height, region.width) whether the centre of each pixel of a region is tissue, inside the limits."""
         height, width = self.array.shape
         scale = region.mpp / self.mpp
         i = np.floor((np.arange(region.x, region.x1) + 0.5) * scale).astype(np.int64)
@@ -112,10 +152,10 @@ class TissueMask:
         columns, rows = (i >= 0) & (i < width), (j >= 0) & (j < height)
         values = self.array[np.clip(j, 0, height - 1)[:, None], np.clip(i, 0, width - 1)[None, :]]
         found: NDArray[np.bool_] = values & rows[:, None] & columns[None, :]
-        return found
+        return found if self.limits is None else found & self.limits.sample(region)
 
     def polygons(self, slide: Slide) -> list[shapely.Polygon]:
-        """Outlines, holes kept, clipped to the slide; (x, y) in level-0 pixels of the full plane."""
+        """Outlines, holes kept, clipped to slide and limits; (x, y) in level-0 pixels of the full plane."""
         from scipy import ndimage
 
         from wsikit.outlines import outlines
@@ -126,6 +166,8 @@ class TissueMask:
         scale = self.mpp / slide.mpp
         plane = shapely.box(0, 0, slide.width, slide.height)
         clipped = shapely.intersection(shapely.transform(shapes, lambda xy: (xy - 1) * scale), plane)
+        if self.limits is not None:
+            clipped = shapely.get_parts(shapely.intersection(clipped, self.limits.area))
         return [part for part in shapely.get_parts(clipped) if isinstance(part, shapely.Polygon) and part.area > 0]
 
     @classmethod
@@ -134,6 +176,38 @@ class TissueMask:
         mpp = _mask_mpp(slide)
         width, height = slide.size_at(mpp)
         return cls(np.ones((height, width), np.bool_), mpp, info={"method": "whole"})
+
+    @classmethod
+    def from_polygons(
+        cls, polygons: NDArray[np.object_], slide: Slide, info: Mapping[str, float | str] | None = None
+    ) -> TissueMask:
+        """Tissue drawn elsewhere: mask pixels at least half inside, holes left out.
+
+        Args:
+            polygons: (N,) valid shapely Polygons; (x, y) in level-0 pixels of the full plane.
+            slide: the slide that they are of.
+            info: what to say of where they come from.
+
+        Raises AnnotationError: no_annotations where there are none or all are too small for the mask, outside_slide.
+        """
+        check_on_slide(polygons, slide)
+        mpp = _mask_mpp(slide)
+        width, height = slide.size_at(mpp)
+        array = Limits(polygons, slide.mpp).shares(Region(0, 0, width, height, mpp)) >= 0.5
+        if not array.any():
+            raise AnnotationError(
+                f"the areas drawn are too small for a tissue mask at {mpp:.3g} um per pixel", code="no_annotations"
+            )
+        return cls(array, mpp, info={"method": "polygons", **(info or {})})
+
+    @classmethod
+    def from_annotations(cls, annotations: Annotations, slide: Slide, classes: Sequence[str] = ()) -> TissueMask:
+        """Tissue from an annotation file, of some classes or of all.
+
+        Raises AnnotationError: unknown_class, invalid_geometry (an outline that crosses itself), and those of
+        ``from_polygons``.
+        """
+        return cls.from_polygons(annotations.polygons(classes), slide)
 
     @classmethod
     def from_image(cls, path: str | Path, slide: Slide) -> TissueMask:
@@ -164,6 +238,21 @@ class TissueMask:
         tissue = Image.fromarray(values.any(axis=2) if values.ndim == 3 else values != 0)
         array = np.asarray(tissue.resize(size, Image.Resampling.NEAREST))
         return cls(array, mpp, info={"method": "image", "path": str(path)})
+
+
+def check_on_slide(polygons: NDArray[np.object_], slide: Slide) -> None:
+    """Raise AnnotationError where there are no polygons, or where one lies wholly beside the slide."""
+    if not len(polygons):
+        raise AnnotationError("there is no area among the annotations", code="no_annotations")
+    outside = ~shapely.intersects(shapely.box(0, 0, slide.width, slide.height), polygons)
+    if outside.any():
+        x0, y0, x1, y1 = polygons[outside][0].bounds
+        raise AnnotationError(
+            f"{int(outside.sum())} of {len(polygons)} areas lie beside the slide, the first at x {x0:.0f} to {x1:.0f}, "
+            f"y {y0:.0f} to {y1:.0f}; the slide is {slide.width}x{slide.height} px",
+            code="outside_slide",
+            remedy="give the annotations of this slide, drawn at its full resolution",
+        )
 
 
 def _mask_mpp(slide: Slide) -> float:

@@ -182,7 +182,7 @@ def test_against_slow_references(truth: Labels, found: Labels) -> None:
 
 @given(images, images, st.permutations([5, 2, 70_000]), st.permutations([1, 9, 4]))
 def test_the_numbering_of_objects_does_not_matter(truth: Labels, found: Labels, a: list[int], b: list[int]) -> None:
-    before = {name: ratio for name, ratio in all_scores(overlaps(truth, found)).items()}
+    before = all_scores(overlaps(truth, found))
     after = all_scores(overlaps(np.array([0, *a])[truth], np.array([0, *b])[found]))
     for name, ratio in before.items():
         assert after[name].value == ratio.value or (np.isnan(ratio.value) and np.isnan(after[name].value)), name

@@ -27,7 +27,7 @@ from wsikit.metrics import (
 
 TRUTH = np.array([[0, 0, 0, 0], [1, 1, 0, 9]])
 FOUND = np.array([[0, 0, 1, 1], [1, 0, 2, 0]])
-"""Classes 0, 1, 2; 9 is not annotated. True 0: five pixels, found as 0 twice, 1 twice, 2 once. True 1: two, once each."""
+"""Classes 0, 1, 2; 9 is not annotated. Five pixels are truly 0: found as 0 twice, as 1 twice, as 2 once. Two are 1."""
 
 
 def test_pixels_by_hand() -> None:
@@ -82,7 +82,7 @@ def test_pixels_against_torchmetrics(seed: int) -> None:
 
 @pytest.mark.parametrize(("truth", "found"), [([0, 3], [0, 0]), ([0, 0], [0, -1]), ([0, 0], [0])])
 def test_classes_out_of_range_are_refused(truth: list[int], found: list[int]) -> None:
-    with pytest.raises(ConfigError, match="classes must be|one shape"):
+    with pytest.raises(ConfigError, match=r"classes must be|one shape"):
         confusion_matrix(np.array(truth), np.array(found), 3)
 
 
@@ -146,13 +146,13 @@ def test_auc_refuses_what_cannot_be_ranked() -> None:
 def test_the_interval_covers_the_true_auc_as_often_as_it_says() -> None:
     # negatives N(0, 1), positives N(1, 1): the true AUC is Phi(1 / sqrt(2)) = 0.7602
     covered = 0
-    for seed in range(60):
+    for seed in range(40):
         random = np.random.default_rng(seed)
         truth = np.arange(120) % 2 == 0
         scores = random.normal(truth.astype(float), 1)
         low, high = auc_interval(truth, scores, np.arange(120), level=0.9, rounds=200, seed=seed)
         covered += low <= 0.7602 <= high
-    assert 0.8 <= covered / 60 <= 0.99
+    assert 0.8 <= covered / 40 <= 0.99
 
 
 def test_slides_of_one_patient_do_not_narrow_the_interval() -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import colorsys
 import hashlib
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from wsikit.errors import AnnotationError
 from wsikit.features import FeatureKind, Features
+from wsikit.geometry import HasMpp, Region
 from wsikit.predictions import Label
 
 KINDS: tuple[FeatureKind, ...] = ("annotation", "detection", "cell", "tile", "tmaCore")
@@ -22,6 +24,8 @@ assert set(KINDS) == set(get_args(FeatureKind))
 MAX_MEASUREMENTS = 4096
 """Most different measurement names of a file: each is a column over all objects."""
 NO_COLOR = (-1, -1, -1)
+IGNORE = 255
+"""Value of pixels that a loss must leave out."""
 QUPATH_COLORS: Mapping[str, tuple[int, int, int]] = {
     "Tumor": (200, 0, 0),
     "Stroma": (150, 200, 150),
@@ -61,6 +65,15 @@ class Placement:
     """Level-0 pixels per pixel of a label image."""
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A file that is ready to be written."""
+
+    data: bytes
+    left_out: tuple[str, ...]
+    """What the format cannot hold of the annotations, a sentence each."""
+
+
 @dataclass(slots=True)
 class Item:
     """One object of a file, as readers collect them."""
@@ -97,6 +110,39 @@ class Annotations:
         """Object type -> class name -> objects; the empty name is no class."""
         names = [*(label.name for label in self.labels), ""]
         return {f.kind: dict(Counter(names[k] for k in f.labels.tolist())) for f in self.features}
+
+    def items(self) -> Iterator[Item]:
+        """The objects one by one, by object type."""
+        names = [*(label.name for label in self.labels), None]
+        for features in self.features:
+            columns = [(name, values.tolist()) for name, values in features.measurements.items()]
+            for i, (shape, k) in enumerate(zip(features.geometries, features.labels.tolist(), strict=True)):
+                yield Item(
+                    features.kind,
+                    shape,
+                    names[k],
+                    features.names[i] if features.names else "",
+                    _color_at(features, i),
+                    features.kind == "annotation" if features.locked is None else bool(features.locked[i]),
+                    {name: values[i] for name, values in columns if not math.isnan(values[i])},
+                    None if features.nuclei is None else features.nuclei[i],
+                    features.ids[i] if features.ids else "",
+                )
+
+    def moved(self, x: float, y: float) -> Annotations:
+        """The same, (x, y) further right and down."""
+        if not (x or y):
+            return self
+
+        def move(shapes: NDArray[np.object_]) -> NDArray[np.object_]:
+            moved: NDArray[np.object_] = shapely.transform(shapes, lambda xy: xy + np.array([x, y]))
+            return moved
+
+        features = tuple(
+            replace(f, geometries=move(f.geometries), nuclei=None if f.nuclei is None else move(f.nuclei))
+            for f in self.features
+        )
+        return replace(self, features=features)
 
     def chosen(self, classes: Sequence[str] = ()) -> NDArray[np.intp]:
         """Indices of the labels of some classes, or of all and -1 (no class) where none is named.
@@ -140,6 +186,58 @@ class Annotations:
             parts.append(_areas(shapes, largest=invalid == "largest"))
         return np.concatenate(parts)
 
+    def class_mask(
+        self,
+        region: Region,
+        slide: HasMpp,
+        classes: Sequence[str],
+        *,
+        unlabelled: int = 0,
+        ignore: Sequence[str] = (),
+    ) -> NDArray[np.uint8]:
+        """(region.height, region.width) the class of each pixel's centre: 1, 2, ... in the order of ``classes``.
+
+        Where areas overlap the smaller one has the pixel; objects of other classes are not looked at.
+
+        Args:
+            region: on any lattice of the slide.
+            slide: says how level-0 pixels lie on that lattice.
+            classes: at least one, at most 254.
+            unlabelled: value of pixels in none of them: 0 where everything else is background, ``IGNORE`` (255) where
+                the annotations do not cover all of the slide.
+            ignore: classes whose pixels become ``IGNORE``, on top of all others.
+
+        Raises AnnotationError: unknown_class, or values that do not fit.
+        """
+        from wsikit.annotations.masks import class_mask
+
+        return class_mask(self, region, slide, classes, unlabelled=unlabelled, ignore=ignore)
+
+    def instance_mask(
+        self, region: Region, slide: HasMpp, classes: Sequence[str] = ()
+    ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """The object that each pixel's centre lies in, and the objects' classes.
+
+        Returns:
+            mask: (region.height, region.width) 0, or k for the k-th area of these classes (all if none is given) in
+                the order of ``features``: an object has one number in all regions of a slide.
+            labels: (N,) index into ``labels`` of object k at k - 1; -1 for no class.
+        """
+        from wsikit.annotations.masks import instance_mask
+
+        return instance_mask(self, region, slide, classes)
+
+    def class_shares(
+        self, region: Region, slide: HasMpp, classes: Sequence[str], *, ignore: Sequence[str] = ()
+    ) -> NDArray[np.float64]:
+        """(K,) share in [0, 1] of a region that is of each class, of what is not ignored; NaN where all is.
+
+        Counted in the pixels of ``class_mask``: a patch's label is the class with the largest share, if that is enough.
+        """
+        from wsikit.annotations.masks import class_shares
+
+        return class_shares(self, region, slide, classes, ignore=ignore)
+
     def _invalid(self, features: Features, row: int) -> AnnotationError:
         shape = features.geometries[row]
         x0, y0, x1, y1 = shape.bounds
@@ -150,10 +248,16 @@ class Annotations:
             f"{title}{label} is not one area: {shapely.is_valid_reason(shape)}; it lies at "
             f"x {x0:.0f} to {x1:.0f}, y {y0:.0f} to {y1:.0f} (level-0 pixels of the full plane)",
             code="invalid_geometry",
-            remedy="redraw it there so that its outline does not cross itself (QuPath: Objects > Annotations > Simplify "
-            "shape, or draw it again), or convert the file with `wsikit convert`, which takes the areas that the "
-            "outline encloses, and look at the result; in Python, polygons(invalid='mend') or 'largest' does that",
+            remedy="redraw it so that its outline does not cross itself; or mend the file with `wsikit convert IN "
+            "OUT.geojson`, which takes what the outline encloses, and look at the result",
         )
+
+
+def _color_at(features: Features, row: int) -> Color | None:
+    if features.colors is None or features.colors[row, 0] < 0:
+        return None
+    red, green, blue = features.colors[row].tolist()
+    return red, green, blue
 
 
 def _areas(shapes: NDArray[np.object_], *, largest: bool) -> NDArray[np.object_]:

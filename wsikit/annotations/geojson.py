@@ -7,25 +7,28 @@ beside the geometry, children inside their parents, NaN. QuPath crops slides to 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import math
 import uuid
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
+import numpy as np
 import orjson
 import shapely
 
-from wsikit.annotations.annotations import KINDS, Annotations, Color, Item, Placement, gather
+from wsikit.annotations.annotations import KINDS, Annotations, Color, Item, Placement, Written, gather
+from wsikit.annotations.geojson_text import DERIVED, NAMESPACE, feature_texts
 from wsikit.annotations.shapes import dots, ellipse, line, polygon
 from wsikit.errors import AnnotationError
-from wsikit.features import FeatureKind
+from wsikit.features import FeatureKind, Features
 
-DERIVED = ": "
-"""Between the names of a derived class, as QuPath shows it: ``Tumor: Positive``."""
 GEOMETRIES: dict[str, Callable[[Any, str], shapely.Geometry]] = {
     "Point": lambda value, where: dots([value], where),
     "MultiPoint": lambda value, where: shapely.MultiPoint(shapely.get_coordinates(dots(value, where))),
@@ -51,13 +54,53 @@ class QuPathGeoJSON:
         """Read a file. Raises AnnotationError, naming the feature, for what QuPath would not read either."""
         reading = _Reading(path.name)
         items = list(reading.items(load_json(path), path.name))
-        x, y = placement.bounds_offset
-        if x or y:
-            for item in items:
-                item.geometry = shapely.transform(item.geometry, lambda xy: xy + (x, y))
-                if item.nucleus is not None:
-                    item.nucleus = shapely.transform(item.nucleus, lambda xy: xy + (x, y))
-        return gather(items, reading.colors, [f"{n} x {what}" for what, n in reading.notes.items()])
+        notes = [f"{n} x {what}" for what, n in reading.notes.items() if n]
+        return gather(items, reading.colors, notes).moved(*placement.bounds_offset)
+
+    def write(self, annotations: Annotations, placement: Placement, path: Path) -> Written:
+        """One FeatureCollection, coordinates on QuPath's grid of 0.01 px; areas that cross themselves are mended.
+
+        Raises PredictionError for measurements that are infinite.
+        """
+        left_out: Counter[str] = Counter()
+        seen: set[str] = set()
+        texts: list[bytes] = []
+        for features in annotations.features:
+            whole = _with_ids(_single_parts(features, left_out), seen)
+            part, mended = feature_texts(
+                whole, annotations.labels, slide_id=path.name, offset=placement.bounds_offset, digits=None
+            )
+            left_out["outlines that cross themselves: mended"] += mended
+            left_out["objects with nothing left on the grid of 0.01 px: left out"] += len(whole) - len(part)
+            texts += part
+        data = b'{"type":"FeatureCollection","features":[\n' + b",\n".join(texts) + b"\n]}\n"
+        # no time in the header: the same bytes every time
+        data = gzip.compress(data, mtime=0) if path.name.lower().endswith(".gz") else data
+        return Written(data, tuple(f"{n} x {what}" for what, n in left_out.items() if n))
+
+
+def _single_parts(features: Features, left_out: Counter[str]) -> Features:
+    """Detections, cells and tiles with several parts become several: QuPath takes one part each."""
+    if features.kind == "annotation":
+        return features
+    parts, owner = shapely.get_parts(features.geometries, return_index=True)
+    if len(parts) == len(features):
+        return features
+    several = int((np.bincount(owner, minlength=len(features)) > 1).sum())
+    left_out[f"{features.kind} with several parts: one {features.kind} each now"] += several
+    return replace(features[owner], geometries=parts)
+
+
+def _with_ids(features: Features, seen: set[str]) -> Features:
+    """Every feature with an id of its own: kept where it has one that no other has, else made of kind, place in the
+    file and geometry."""
+    ids = []
+    shapes = shapely.to_wkb(features.geometries, byte_order=1).tolist()
+    for row, (own, shape) in enumerate(zip(features.ids or repeat(""), shapes, strict=False)):
+        digest = hashlib.sha256(shape).hexdigest()
+        ids.append(own if own and own not in seen else str(uuid.uuid5(NAMESPACE, f"{features.kind} {row} {digest}")))
+        seen.add(ids[-1])
+    return replace(features, ids=tuple(ids))
 
 
 def load_json(path: Path) -> Any:
@@ -143,7 +186,7 @@ class _Reading:
             name=str(properties.get("name") or ""),
             color=_color(properties.get("color"), f"{where}: color"),
             locked=properties.get("isLocked") is True,
-            measurements=_measurements(properties.get("measurements"), f"{where}: measurements"),
+            measurements=measurements(properties.get("measurements"), f"{where}: measurements"),
             nucleus=None if nucleus is None else self._nucleus(nucleus, f"{where}, nucleus"),
             id=_identity(feature.get("id")),
         )
@@ -223,8 +266,8 @@ def _color(value: Any, where: str) -> Color | None:
     raise AnnotationError(f"{where} must be 3 or 4 integers from 0 to 255, or one packed integer, got {value!r}")
 
 
-def _measurements(value: Any, where: str) -> dict[str, float]:
-    """name -> finite value; NaN and infinity are what was not measured."""
+def measurements(value: Any, where: str) -> dict[str, float]:
+    """name -> finite value, of an object or a list of names and values; NaN and infinity are what was not measured."""
     if not value:
         return {}
     if isinstance(value, list):

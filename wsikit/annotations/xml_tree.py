@@ -67,3 +67,10 @@ def numbers(path: Path, elements: Iterable[ET.Element], keys: tuple[str, str]) -
                 f"{path.name}: a {element.tag} needs numbers {x} and {y}, got {element.attrib}"
             ) from error
     return found
+
+
+def xml_bytes(root: ET.Element) -> bytes:
+    """A tree as a file, UTF-8, one element a line."""
+    ET.indent(root, "\t")
+    text = ET.tostring(root, "unicode")
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'.encode()

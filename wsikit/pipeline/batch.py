@@ -20,10 +20,11 @@ import yaml
 
 from wsikit.atomic import output_errors, replace_file
 from wsikit.config import RunConfig
-from wsikit.errors import OutputError, SlideOpenError, WsikitError
+from wsikit.errors import ConfigError, OutputError, SlideOpenError, WsikitError
 from wsikit.pipeline.inputs import SlideEntry
 from wsikit.pipeline.model import load_model
 from wsikit.pipeline.report import RunFacts, write_report, write_summary
+from wsikit.pipeline.roi import check_roi, content_hash, drawn_tissue, limited_to_roi, roi_file
 from wsikit.pipeline.run import Clock, default_tissue, run
 from wsikit.pipeline.schedule import workers as local_workers
 from wsikit.pipeline.state import (
@@ -138,6 +139,7 @@ def run_many(
     for name in config.format:
         SINKS[name]
     predictor = load_model(config)
+    check_roi(entries, config)
     for entry in entries:
         _refuse_foreign(out / entry.slide_id)
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
@@ -214,12 +216,20 @@ def _key(entry: SlideEntry, config: RunConfig, predictor: Predictor) -> str:
             "parameters": config.result_parameters(),
             "model": model_card(predictor),
             "mpp_override": entry.mpp or config.mpp_override,
-            "mask": str(entry.mask_path) if entry.mask_path else None,
-            "mask_stamp": source_stamp(entry.mask_path) if entry.mask_path else None,
+            "mask": content_hash(entry.mask_path),
+            "roi": content_hash(_roi_or_none(entry, config)),
             "source": source_stamp(entry.path),
             "result_version": RESULT_VERSION,
         }
     )
+
+
+def _roi_or_none(entry: SlideEntry, config: RunConfig) -> Path | None:
+    """The slide's region of interest; a slide that should have one and has none fails when it is run."""
+    try:
+        return roi_file(entry, config)
+    except ConfigError:
+        return None
 
 
 def is_done(entry: SlideEntry, out: Path, config: RunConfig, predictor: Predictor) -> bool:
@@ -368,12 +378,15 @@ def make_sinks(config: RunConfig, folder: Path) -> list[Sink]:
 
 
 def tissue_of(slide: Slide, entry: SlideEntry, config: RunConfig) -> TissueMask:
-    """Where to look on a slide: the manifest's mask, or what the configuration says."""
+    """Where to look on a slide: the manifest's mask, or what the configuration says; inside the region of interest."""
+    roi = roi_file(entry, config)
     if entry.mask_path is not None:
-        return TissueMask.from_image(entry.mask_path, slide)
-    if config.tissue == "whole":
-        return TissueMask.whole(slide)
-    return find_tissue(slide) if config.tissue == "detect" else default_tissue(slide)
+        mask = drawn_tissue(entry.mask_path, slide, config)
+    elif config.tissue == "whole":
+        mask = TissueMask.whole(slide)
+    else:
+        mask = find_tissue(slide) if config.tissue == "detect" else default_tissue(slide)
+    return mask if roi is None else limited_to_roi(mask, roi, slide, config)
 
 
 def all_complete(records: Sequence[Record]) -> bool:

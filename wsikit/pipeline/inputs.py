@@ -28,6 +28,7 @@ ALIASES = {
     "slide_id": ("slide_id", "sample_id"),
     "mpp": ("mpp",),
     "mask_path": ("mask_path", "mask", "tissue_mask_path"),
+    "roi_path": ("roi_path", "roi", "annotation_path", "annotations"),
     "patient": ("patient", "patient_id"),
 }
 """Manifest columns, upper or lower case, by the names that other tools give them."""
@@ -45,8 +46,10 @@ class SlideEntry:
     mpp: float | None = None
     """um per level-0 pixel from the manifest."""
     mask_path: Path | None = None
-    """Tissue mask image from the manifest."""
+    """Tissue from the manifest: a mask image or an annotation file."""
     patient: str | None = None
+    roi_path: Path | None = None
+    """Region of interest from the manifest: an annotation file."""
     part_of: str | None = None
     """The id of the slide that this file is read with: another file of the same DICOM series. Not run by itself."""
 
@@ -259,9 +262,9 @@ def _entry(manifest: Path, line: int, row: dict[str, str]) -> SlideEntry:
     if any("\0" in value for value in row.values()):
         raise ConfigError(f"{where}: a NUL character; save the manifest as UTF-8 text")
     path = manifest.parent / row["path"]
-    mask = manifest.parent / row["mask_path"] if row.get("mask_path") else None
+    mask, roi = (manifest.parent / row[key] if row.get(key) else None for key in ("mask_path", "roi_path"))
     name = row.get("slide_id") or stem(path)
-    return SlideEntry(safe_name(name), path, _mpp(where, row.get("mpp")), mask, row.get("patient") or None)
+    return SlideEntry(safe_name(name), path, _mpp(where, row.get("mpp")), mask, row.get("patient") or None, roi)
 
 
 def _mpp(where: str, text: str | None) -> float | None:

@@ -252,7 +252,7 @@ def run(
         with clock("tissue"):
             tissue = default_tissue(slide)
     with clock("prepare"):
-        bound = prepared(predictor, slide, tissue)
+        bound = prepared(predictor, slide, tissue.unlimited())
         grid = TileGrid.cover(slide, bound.tile, tissue)
     with spool_folder(spool) as folder:
         with clock("predict"), _client(client, workers) as scheduler:

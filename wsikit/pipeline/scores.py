@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from wsikit.errors import AnnotationError, ConfigError
@@ -27,7 +29,8 @@ from wsikit.metrics import (
     overlaps_of_blocks,
     pixel_accuracy,
 )
-from wsikit.pipeline.truth import Areas, Shapes, Truth, centroids
+from wsikit.outlines import pixels
+from wsikit.pipeline.truth import Areas, Truth, centroids
 from wsikit.predictions import Label, Objects, Points, Predictor, ScoreMap
 from wsikit.sinks.memory import ClassMap, FeatureList
 from wsikit.stitching.raster import blocks
@@ -59,6 +62,35 @@ class Settings:
     def __post_init__(self) -> None:
         if not 0 < self.radius_um < np.inf:
             raise ConfigError(f"the radius must be a positive number of um, got {self.radius_um!r}")
+
+
+@dataclass(frozen=True, eq=False)
+class Shapes:
+    """Polygons; where they overlap the later one has the pixel."""
+
+    polygons: NDArray[np.object_]
+    """(N,) shapely Polygons, (x, y) in level-0 pixels of the full plane."""
+    values: NDArray[np.int64]
+    """(N,) at least 1."""
+
+    @classmethod
+    def numbered(cls, polygons: NDArray[np.object_]) -> Shapes:
+        """Every polygon an object of its own."""
+        return cls(polygons, np.arange(1, len(polygons) + 1))
+
+    @cached_property
+    def _bounds(self) -> NDArray[np.float64]:
+        bounds: NDArray[np.float64] = shapely.bounds(self.polygons).reshape(-1, 4)
+        return bounds
+
+    def paint(self, region: Region) -> NDArray[np.int64]:
+        """See ``Areas``."""
+        x0, y0, x1, y1 = self._bounds.T
+        near = (x0 < region.x1) & (x1 > region.x) & (y0 < region.y1) & (y1 > region.y)
+        painted = np.zeros((region.height, region.width), np.int64)
+        rows, columns, owner = pixels(self.polygons[near], region)
+        painted[rows, columns] = self.values[near][owner]
+        return painted
 
 
 @dataclass(frozen=True, eq=False)

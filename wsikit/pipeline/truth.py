@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -13,18 +12,18 @@ import shapely
 from numpy.typing import NDArray
 
 from wsikit.annotations import Annotations, read_annotations
+from wsikit.annotations.instances import read_image
 from wsikit.errors import AnnotationError
 from wsikit.geometry import Region
 from wsikit.pipeline.inputs import SlideEntry, find_slides, stem
 from wsikit.slides import Slide
-from wsikit.stitching.raster import pixels
 
 LABELS, MASK = "instance labels", "class mask"
 CONVENTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (LABELS, "_labels", (".png", ".tif", ".tiff")),
     (MASK, "_mask", (".png", ".tif", ".tiff")),
-    ("QuPath objects", "", (".geojson", ".geojson.gz")),
-    ("Aperio ImageScope regions", "", (".xml",)),
+    ("QuPath or DSA objects", "", (".geojson", ".geojson.gz", ".json")),
+    ("Aperio ImageScope or ASAP regions", "", (".xml",)),
     ("points", "_points", (".csv",)),
     ("points", "", (".csv",)),
 )
@@ -52,32 +51,19 @@ class Raster:
 
 
 @dataclass(frozen=True, eq=False)
-class Shapes:
-    """Polygons; where they overlap the later one has the pixel."""
+class Drawn:
+    """Areas of an annotation file; where they overlap the smaller has the pixel."""
 
-    polygons: NDArray[np.object_]
-    """(N,) shapely Polygons, (x, y) in level-0 pixels of the full plane."""
-    values: NDArray[np.int64]
-    """(N,) at least 1."""
-
-    @classmethod
-    def numbered(cls, polygons: NDArray[np.object_]) -> Shapes:
-        """Every polygon an object of its own."""
-        return cls(polygons, np.arange(1, len(polygons) + 1))
-
-    @cached_property
-    def _bounds(self) -> NDArray[np.float64]:
-        bounds: NDArray[np.float64] = shapely.bounds(self.polygons).reshape(-1, 4)
-        return bounds
+    annotations: Annotations
+    slide: Slide
+    names: tuple[str, ...] = ()
+    """Classes, whose places from 1 are painted; objects by their number where there are none."""
 
     def paint(self, region: Region) -> NDArray[np.int64]:
         """See ``Areas``."""
-        x0, y0, x1, y1 = self._bounds.T
-        near = (x0 < region.x1) & (x1 > region.x) & (y0 < region.y1) & (y1 > region.y)
-        painted = np.zeros((region.height, region.width), np.int64)
-        rows, columns, owner = pixels(self.polygons[near], region)
-        painted[rows, columns] = self.values[near][owner]
-        return painted
+        if self.names:
+            return self.annotations.class_mask(region, self.slide, self.names).astype(np.int64)
+        return self.annotations.instance_mask(region, self.slide)[0].astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -168,23 +154,12 @@ def read_truth(paths: Sequence[Path], slide: Slide) -> Truth:
         return _of_labels(path, _image(path, slide))
     if extra == "_mask":
         return Truth(path, what, classes=Raster(_image(path, slide)))
-    return _of_annotations(path, what, read_annotations(path, bounds_offset=slide.bounds_offset, mpp=slide.mpp))
+    return _of_annotations(path, what, read_annotations(path, bounds_offset=slide.bounds_offset, mpp=slide.mpp), slide)
 
 
-def _image(path: Path, slide: Slide) -> NDArray[np.integer]:
-    """The values of a label image or mask, one channel, as large as level 0."""
-    from skimage.io import imread
-
-    try:
-        values = np.asarray(imread(path))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise AnnotationError(f"{path.name} is not a readable image: {error}") from error
-    if values.ndim == 3 and (values[..., :1] == values[..., :3]).all():
-        values = values[..., 0]
-    if values.ndim != 2 or not np.issubdtype(values.dtype, np.integer) or (values.size and values.min() < 0):
-        raise AnnotationError(
-            f"{path.name} must hold one whole number of 0 or more for each pixel, it is {values.shape} {values.dtype}"
-        )
+def _image(path: Path, slide: Slide) -> NDArray[np.int64]:
+    """The values of a label image or mask, which is as large as level 0."""
+    values = read_image(path)
     if values.shape != (slide.height, slide.width):
         raise AnnotationError(
             f"{path.name} is {values.shape[1]}x{values.shape[0]} px, its image {slide.path.name} is "
@@ -203,21 +178,17 @@ def _of_labels(path: Path, labels: NDArray[np.integer]) -> Truth:
     return Truth(path, LABELS, Raster(labels), {"": sums / np.maximum(size, 1) + 0.5})
 
 
-def _of_annotations(path: Path, what: str, annotations: Annotations) -> Truth:
+def _of_annotations(path: Path, what: str, annotations: Annotations, slide: Slide) -> Truth:
     """Detections and cells are the objects where there are any, else annotations; points are where there is no area."""
     kinds = {features.kind for features in annotations.features}
     wanted = {"detection", "cell"} if kinds & {"detection", "cell"} else {"annotation"}
     kept = replace(annotations, features=tuple(f for f in annotations.features if f.kind in wanted))
     names = tuple(label.name for label in kept.labels)
-    areas = {name: kept.polygons((name,), invalid="largest") for name in names}
-    everything = kept.polygons(invalid="largest")
-    if not len(everything):
+    areas = {"": kept.polygons(invalid="largest")} | {name: kept.polygons((name,), invalid="largest") for name in names}
+    if not len(areas[""]):
         return Truth(path, what, centers={"": _points(kept)} | {name: _points(kept, name) for name in names})
-    values = np.concatenate([np.full(len(areas[name]), k) for k, name in enumerate(names, 1)] or [np.zeros(0, int)])
-    colored = np.concatenate([np.zeros(0, object), *areas.values()])
-    classes = Shapes(colored, values) if len(colored) else None
-    centers = {name: centroids(shapes) for name, shapes in (areas | {"": everything}).items()}
-    return Truth(path, what, Shapes.numbered(everything), centers, classes, names)
+    classes = Drawn(kept, slide, names) if names else None
+    return Truth(path, what, Drawn(kept, slide), {name: centroids(areas[name]) for name in areas}, classes, names)
 
 
 def centroids(shapes: Iterable[shapely.Geometry]) -> NDArray[np.float64]:
