@@ -186,7 +186,7 @@ def _aggregated(found: Overlaps, pairs: NDArray[np.integer]) -> Ratio:
 
 def dice(found: Overlaps) -> Ratio:
     """Dice of the foregrounds, objects not told apart ("DICE1"): 2 |A & B| / (|A| + |B|); 1 where both are empty."""
-    return Ratio(2.0 * found.pixels.sum(), float(found.truth_sizes.sum() + found.found_sizes.sum()))
+    return Ratio(2.0 * int(found.pixels.sum()), float(found.truth_sizes.sum() + found.found_sizes.sum()))
 
 
 def ensemble_dice(found: Overlaps) -> Ratio:
@@ -199,4 +199,4 @@ def ensemble_dice(found: Overlaps) -> Ratio:
     """
     sizes = found.truth_sizes[found.truth] + found.found_sizes[found.found]
     nothing = not (len(found.truth_sizes) or len(found.found_sizes))
-    return Ratio(2.0 * found.pixels.sum(), float(sizes.sum()), 1.0 if nothing else 0.0)
+    return Ratio(2.0 * int(found.pixels.sum()), float(sizes.sum()), 1.0 if nothing else 0.0)
