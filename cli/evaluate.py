@@ -100,6 +100,8 @@ def _show(evaluation: Evaluation) -> None:
         console.print(f"{image.slide_id}: {image.status} ({image.reason}): {image.message}", markup=False)
     if len(left) > SHOWN:
         console.print(f"and {len(left) - SHOWN} more")
+    for remedy in dict.fromkeys(image.remedy for image in left if image.remedy):
+        console.print(f"what to do: {remedy}", markup=False, highlight=False)
     console.print(f"{len(evaluation.scored)} of {len(evaluation.images)} images scored, {evaluation.seconds:.1f} s")
 
 

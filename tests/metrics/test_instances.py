@@ -196,6 +196,7 @@ def test_blocks_give_what_the_whole_gives(truth: Labels, found: Labels) -> None:
     assert sorted(zip(whole.pixels, whole.unions, strict=True)) == sorted(zip(cut.pixels, cut.unions, strict=True))
 
 
+@pytest.mark.slow  # importing torchmetrics takes 13 s
 @pytest.mark.parametrize("seed", range(4))
 def test_against_torchmetrics(seed: int) -> None:
     torch = pytest.importorskip("torch")

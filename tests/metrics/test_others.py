@@ -68,6 +68,7 @@ def test_pixels_against_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     assert pixel_accuracy(confusion) == pytest.approx(reference.accuracy_score(truth, found))
 
 
+@pytest.mark.slow  # importing torchmetrics takes 13 s
 @pytest.mark.parametrize("seed", range(3))
 def test_pixels_against_torchmetrics(seed: int) -> None:
     torch = pytest.importorskip("torch")
