@@ -17,7 +17,7 @@ import shapely
 
 from wsikit.annotations.annotations import Annotations, Color, Item, Placement, Written, gather
 from wsikit.annotations.flat import LeftOut, single_parts, xml_text
-from wsikit.annotations.shapes import Hole, cut_holes, ellipse, line, polygon, rectangle
+from wsikit.annotations.shapes import Hole, cut_holes, dots, ellipse, encloses, line, polygon, rectangle
 from wsikit.annotations.xml_tree import numbers, read_tree, xml_bytes
 from wsikit.errors import AnnotationError
 
@@ -36,7 +36,7 @@ class AperioXML:
     @staticmethod
     def recognises(head: bytes) -> bool:
         """Whether the first bytes of a file look like this format."""
-        return b"<Annotations" in head and b"<ASAP_Annotations" not in head
+        return b"<Annotations" in (text := head.replace(b"\0", b"")) and b"<ASAP_Annotations" not in text
 
     def read(self, path: Path, placement: Placement) -> Annotations:
         """Read a file; every region is an annotation. Raises AnnotationError for what is no Aperio XML."""
@@ -51,8 +51,8 @@ class AperioXML:
             if label is not None and color is not None:
                 colors.setdefault(label, color)
             own = None if color == (DRAWN if label is None else colors.get(label)) else color
-            found, holes = _regions(path, layer, label, own)
-            notes += cut_holes(found, holes)
+            found, holes, empty = _regions(path, layer, label, own)
+            notes += [*cut_holes(found, holes), *empty]
             items += found
         return gather(items, colors, notes)
 
@@ -94,31 +94,39 @@ def _color(path: Path, text: str | None) -> Color | None:
     return value & 255, value >> 8 & 255, value >> 16 & 255
 
 
-def _regions(path: Path, layer: ET.Element, label: str | None, color: Color | None) -> tuple[list[Item], list[Hole]]:
+def _regions(
+    path: Path, layer: ET.Element, label: str | None, color: Color | None
+) -> tuple[list[Item], list[Hole], list[str]]:
+    """The objects of a layer, its holes, and a sentence for each region that is nothing: a stray click."""
     items: list[Item] = []
     holes: list[Hole] = []
+    empty: list[str] = []
     for region in layer.iter("Region"):
         where = f"{path.name}, layer {layer.get('Id', '?')}, region {region.get('Id', '?')}"
         shape = _shape(path, region, where)
-        if region.get("NegativeROA") == "1":
+        if shape is None:
+            empty.append(f"{where} encloses nothing: left out")
+        elif region.get("NegativeROA") == "1":
             if not isinstance(shape, shapely.Polygon):
                 raise AnnotationError(f"{where}: a negative region must be an area, got a {shape.geom_type}")
             holes.append(Hole(shape, len(items), where))
         else:
             items.append(Item("annotation", shape, label, region.get("Text", ""), color))
-    return items, holes
+    return items, holes, empty
 
 
-def _shape(path: Path, region: ET.Element, where: str) -> shapely.Geometry:
+def _shape(path: Path, region: ET.Element, where: str) -> shapely.Geometry | None:
     vertices = region.findall("Vertices/Vertex") or region.findall("Vertices/V")
     xy = numbers(path, vertices, ("X", "Y"))
     if len(xy) == 1:
-        return shapely.Point(xy[0])
+        return dots(xy, where)
     if len(xy) == 2 and region.get("Type") in ELLIPSE:
         return ellipse([*xy[0], *xy[1]], where)
     if len(xy) == 2 and region.get("Type") in RECTANGLE:
         return rectangle([*xy[0], *xy[1]], where)
-    return line(xy, where) if len(xy) == 2 else polygon([xy], where)
+    if len(xy) == 2:
+        return line(xy, where)
+    return polygon([xy], where) if encloses(xy) else None
 
 
 def _layer(root: ET.Element, number: int, name: str, color: Color) -> ET.Element:

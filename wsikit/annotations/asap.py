@@ -18,7 +18,7 @@ import shapely
 from wsikit.annotations.annotations import Annotations, Color, Item, Placement, Written, gather
 from wsikit.annotations.colors import hex_color, parse_color
 from wsikit.annotations.flat import LeftOut, single_parts, xml_text
-from wsikit.annotations.shapes import Hole, cut_holes, dots, line, polygon
+from wsikit.annotations.shapes import Hole, cut_holes, dots, encloses, line, polygon
 from wsikit.annotations.xml_tree import numbers, read_tree, xml_bytes
 from wsikit.errors import AnnotationError
 
@@ -39,7 +39,7 @@ class ASAPXML:
     @staticmethod
     def recognises(head: bytes) -> bool:
         """Whether the first bytes of a file look like this format."""
-        return b"<ASAP_Annotations" in head
+        return b"<ASAP_Annotations" in head.replace(b"\0", b"")
 
     def read(self, path: Path, placement: Placement) -> Annotations:
         """Read a file; all are annotations. Raises AnnotationError for what is no ASAP XML."""
@@ -59,7 +59,9 @@ class ASAPXML:
             where = f"{path.name}, annotation {number} ({annotation.get('Name', '')!r})"
             shape = _shape(path, annotation, where, notes)
             group = annotation.get("PartOfGroup", NO_GROUP)
-            if not _means_hole(group):
+            if shape is None:
+                notes["areas with fewer than 3 corners: left out"] += 1
+            elif not _means_hole(group):
                 items.append(_item(annotation, number, shape, group, colors, where))
             elif isinstance(shape, shapely.Polygon):
                 holes.append(Hole(shape, len(items), where))
@@ -121,7 +123,7 @@ def _automatic(number: int) -> str:
     return f"Annotation {number}"
 
 
-def _shape(path: Path, annotation: ET.Element, where: str, notes: Counter[str]) -> shapely.Geometry:
+def _shape(path: Path, annotation: ET.Element, where: str, notes: Counter[str]) -> shapely.Geometry | None:
     kind = annotation.get("Type", "")
     points = annotation.findall("Coordinates/Coordinate")
     if all(point.get("Order", "").isdecimal() for point in points):
@@ -135,7 +137,7 @@ def _shape(path: Path, annotation: ET.Element, where: str, notes: Counter[str]) 
     if kind not in ("Polygon", "Rectangle", "Spline"):
         raise AnnotationError(f"{where}: type must be Polygon, Rectangle, Spline, Dot or PointSet, got {kind!r}")
     notes["splines: straight between their points"] += kind == "Spline"
-    return polygon([xy], where)
+    return polygon([xy], where) if encloses(xy) else None
 
 
 def _group(groups: ET.Element, name: str, inside: str, color: Color) -> None:

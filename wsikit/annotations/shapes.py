@@ -45,6 +45,11 @@ def polygon(rings: Sequence[object], where: str) -> shapely.Polygon:
     return shapely.Polygon(closed[0], closed[1:])
 
 
+def encloses(points: Sequence[tuple[float, float]]) -> bool:
+    """Whether a ring has the 3 corners that it takes to be an area; a stray click has not."""
+    return len(set(points)) >= 3
+
+
 def line(points: object, where: str) -> shapely.LineString:
     """A line. Raises AnnotationError for fewer than 2 points."""
     xy = coordinates(points, where)
