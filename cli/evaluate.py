@@ -86,7 +86,10 @@ def _show(evaluation: Evaluation) -> None:
     from rich.table import Table
 
     console = Console()
-    table = Table("metric", *("pooled", "mean", "± sd", "median", "worst", "best", "n", "trivial"), box=None)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("metric", no_wrap=True)
+    for heading in ("pooled", "mean", "± sd", "median", "worst", "best", "n", "trivial"):
+        table.add_column(heading, justify="right", no_wrap=True)
     metrics = evaluation.metrics()
     for name, summary in metrics.items():
         table.add_row(name, *_cells(name, summary))
