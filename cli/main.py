@@ -12,6 +12,7 @@ import typer
 from .config import config_app
 from .convert import convert
 from .embed import embed
+from .evaluate import evaluate
 from .info import info
 from .models import models
 from .run import run
@@ -48,7 +49,7 @@ def _options(
     """Whole-slide images in, QuPath GeoJSON and OME-Zarr masks out."""
 
 
-for verb in (info, tissue, run, embed, convert, models, samples):
+for verb in (info, tissue, run, embed, evaluate, convert, models, samples):
     typer_app.command()(verb)
 typer_app.add_typer(config_app, name="config")
 

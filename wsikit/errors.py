@@ -82,7 +82,8 @@ class ConfigError(WsikitError, ValueError):
 class AnnotationError(WsikitError, ValueError):
     """An annotation file cannot be read, or does not hold what is needed.
 
-    Codes: bad_annotations, unknown_class, invalid_geometry, outside_slide, no_annotations, not_representable.
+    Codes: bad_annotations, unknown_class, invalid_geometry, outside_slide, no_annotations, not_representable, and where
+    a model is measured by them no_truth, ambiguous_truth, wrong_shape, not_comparable.
     """
 
     code = "bad_annotations"
