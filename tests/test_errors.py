@@ -20,6 +20,7 @@ BUILTINS = {
     errors.PredictionError: ValueError,
     errors.ConfigError: ValueError,
     errors.UnknownNameError: LookupError,
+    errors.StainError: ValueError,
     errors.OutputError: OSError,
     SampleError: FileNotFoundError,
 }

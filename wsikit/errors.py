@@ -108,6 +108,12 @@ class UnknownNameError(WsikitError, KeyError):
     __str__ = Exception.__str__  # KeyError shows its message in quotes
 
 
+class StainError(WsikitError, ValueError):
+    """Pixels do not show the stains that a method needs. Codes: blank, one_stain, not_he, colourless."""
+
+    code = "blank"
+
+
 class OutputError(WsikitError, OSError):
     """An output cannot be written. Codes: io_error, no_space, foreign_files."""
 

@@ -206,7 +206,11 @@ def _moment(text: str) -> str:
 
 
 def _setting(value: object) -> object:
-    """What a predictor has bound: numbers rounded, nothing as a dash."""
+    """What a predictor has bound: numbers rounded, nothing as a dash, lists in brackets."""
+    if isinstance(value, dict):
+        return "; ".join(f"{name} {_setting(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        return f"({', '.join(str(_setting(part)) for part in value)})"
     return "–" if value is None else _significant(value, 4) if isinstance(value, float) else value
 
 

@@ -131,6 +131,7 @@ def describe(slide: Slide, predictor: Model, report: RunReport) -> Record:
         },
         "tissue": dict(report.tissue),
         "bound": dict(report.bound),
+        "warnings": list(report.bound.get("warnings", ())),
         "patches": report.patches,
         "objects": merged.objects,
         "objects_per_class": dict(merged.objects_per_class),
