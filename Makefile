@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.wsikit-env
 MINORS := 311 312 313
 
-.PHONY: env demo test test-slow bench check constraints clean
+.PHONY: env demo test test-slow bench check docs constraints clean
 
 env: $(STAMP)
 
@@ -43,6 +43,9 @@ check: env
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_layout.py
+
+docs: env
+	$(BIN)/python docs/make_cli.py
 
 # name==version lines only: no addresses, no hashes. pydantic: ome-zarr-models 1.7 fails with 2.13
 constraints:

@@ -65,9 +65,12 @@ def outcome(entry: SlideEntry, record: dict[str, Any], *, kept: bool) -> str:
         return line + (f" -> {record['remedy']}" if record.get("remedy") else "")
     found = ", ".join(f"{count:,} {name}" for name, count in record.get("objects_per_class", {}).items())
     areas = ", ".join(f"{name} {share:.1%}" for name, share in record.get("area_fractions", {}).items())
+    scores = ", ".join(f"{name} {score:.3f}" for name, score in record.get("scores", {}).items())
+    features = "{patches:,} x {width} features".format(**record["features"]) if "features" in record else ""
     seconds = "kept from an earlier run" if kept else f"{record['seconds']['total']:.1f} s"
     bad = f", {len(record['bad_tiles'])} bad tiles" if record.get("bad_tiles") else ""
-    return f"{entry.slide_id}: {record['status']}, {found or areas or 'nothing found'}{bad}, {seconds}"
+    said = found or areas or scores or features or "nothing found"
+    return f"{entry.slide_id}: {record['status']}, {said}{bad}, {seconds}"
 
 
 class _Lines:

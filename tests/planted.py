@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from wsikit.geometry import Region, TileSpec
 from wsikit.outlines import moments, outlines
-from wsikit.predictions import Batch, Label, Objects, Points, ScoreMap
+from wsikit.predictions import Bag, BagScore, Batch, Label, Objects, Points, ScoreMap
 from wsikit.slides import Slide
 from wsikit.slides.array import ArrayReader
 from wsikit.tissue import TissueMask
@@ -144,3 +144,29 @@ def ramp_scores(image: np.ndarray[Any, Any], region: Region) -> np.ndarray[Any, 
     place = (rows + columns) / (region.height + region.width)
     first = (0.5 * place + 0.5 * image[..., 0] / 255).astype(np.float32)
     return np.stack([first, 1 - first], axis=2)
+
+
+@dataclass(frozen=True)
+class InkEncoder(Planted):
+    """Mean red of a patch and its place, so that a vector tells which patch it is of."""
+
+    halo: int = 0
+    width: int = 3
+
+    labels: ClassVar[tuple[Label, ...]] = ()
+
+    def embed(self, batch: Batch) -> np.ndarray[Any, np.dtype[np.float32]]:
+        red = batch.images[..., 0].mean(axis=(1, 2))
+        return np.array([(r, region.x, region.y) for r, region in zip(red, batch.regions, strict=True)], np.float32)
+
+
+@dataclass(frozen=True)
+class InkBag(InkEncoder):
+    """Attends to ink: weight and score of a patch are its share of ink."""
+
+    labels: ClassVar[tuple[Label, ...]] = (Label("Ink", (200, 0, 0)), Label("Paper", (0, 120, 0)))
+
+    def score(self, bag: Bag) -> BagScore:
+        ink = np.clip((PAPER[0] - bag.features[:, 0].astype(float)) / (PAPER[0] - INK[0]), 0, 1)
+        mean = np.array([ink.mean(), 1 - ink.mean()])
+        return BagScore(bag.regions, mean, ink, np.stack([ink, 1 - ink], axis=1))

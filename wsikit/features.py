@@ -35,6 +35,19 @@ class Features:
         return len(self.geometries)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Instances:
+    """N patches and their feature vectors, by row, then column."""
+
+    corners: NDArray[np.int64]
+    """(N, 2) x, y of each patch on the lattice of the prediction."""
+    features: NDArray[np.float32]
+    """(N, D)."""
+
+    def __len__(self) -> int:
+        return len(self.corners)
+
+
 @dataclass(frozen=True, slots=True)
 class Layer:
     """One label image of a slide."""

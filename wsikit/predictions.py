@@ -170,6 +170,28 @@ class BagScore:
     measurements: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     """name -> (N,) further per-instance values."""
 
+    def check(self, labels: int) -> None:
+        """Raise PredictionError unless shapes, ranges and finiteness hold for ``labels`` labels."""
+        count = len(self.regions)
+
+        def need(condition: bool, message: str) -> None:
+            if not condition:
+                raise PredictionError(f"{message} (bag of {count} instances)")
+
+        shape = self.scores.shape
+        need(shape == (labels,) and bool(np.isfinite(self.scores).all()), f"scores must be ({labels},) finite numbers")
+        weights = self.attention
+        fits = weights.shape == (count,) and bool((np.isfinite(weights) & (weights >= 0)).all())
+        need(fits, f"attention must be finite numbers >= 0, one per region, got shape {weights.shape}")
+        if self.instances is not None:
+            want, got = (count, labels), self.instances.shape
+            need(got == want, f"instances must have shape {want}, got {got}")
+            inside = not count or (self.instances.min() >= 0 and self.instances.max() <= 1)
+            need(bool(inside), "scores of instances must lie in [0, 1], got NaN or a value outside")
+        for name, values in self.measurements.items():
+            need(values.shape == (count,), f"measurement {name!r} must have shape ({count},), got {values.shape}")
+            need(not np.isinf(values).any(), f"measurement {name!r} holds infinity")
+
 
 Prediction = ScoreMap | Points | Objects | BagScore
 
@@ -250,6 +272,11 @@ class Encoder(Protocol):
         ...
 
     @property
+    def labels(self) -> tuple[Label, ...]:
+        """The classes that ``BagScore.scores`` follow; empty where the model only embeds."""
+        ...
+
+    @property
     def width(self) -> int:
         """D, the length of a feature vector."""
         ...
@@ -276,11 +303,6 @@ class Encoder(Protocol):
 @runtime_checkable
 class BagPredictor(Encoder, Protocol):
     """A model over bags: instances are embedded patch by patch, then scored together."""
-
-    @property
-    def labels(self) -> tuple[Label, ...]:
-        """The classes that ``BagScore.scores`` follow."""
-        ...
 
     def prepare(self, slide: Slide, tissue: TissueMask) -> BagPredictor:
         """Bind what is constant for a slide and return the bound model."""

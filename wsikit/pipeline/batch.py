@@ -24,7 +24,7 @@ from wsikit.errors import OutputError, SlideOpenError, WsikitError
 from wsikit.pipeline.inputs import SlideEntry
 from wsikit.pipeline.model import load_model
 from wsikit.pipeline.report import RunFacts, write_report, write_summary
-from wsikit.pipeline.run import Clock, default_tissue, run
+from wsikit.pipeline.run import Clock, default_tissue, refuse_idle, run
 from wsikit.pipeline.schedule import workers as local_workers
 from wsikit.pipeline.state import (
     RESULT_VERSION,
@@ -40,7 +40,7 @@ from wsikit.pipeline.state import (
     versions,
     write_record,
 )
-from wsikit.predictions import Predictor
+from wsikit.predictions import Model
 from wsikit.sinks import SINKS, Sink
 from wsikit.slides import Slide, open_slide
 from wsikit.tissue import TissueMask, find_tissue
@@ -90,7 +90,7 @@ class _Run:
 
     out: Path
     config: RunConfig
-    predictor: Predictor
+    predictor: Model
     force: bool
     observer: Observer
     client: Any
@@ -138,6 +138,7 @@ def run_many(
     for name in config.format:
         SINKS[name]
     predictor = load_model(config)
+    refuse_idle(predictor, ((name, SINKS.load(name).takes) for name in config.format))
     for entry in entries:
         _refuse_foreign(out / entry.slide_id)
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
@@ -207,7 +208,7 @@ def _skipped(entry: SlideEntry) -> Record:
     }
 
 
-def _key(entry: SlideEntry, config: RunConfig, predictor: Predictor) -> str:
+def _key(entry: SlideEntry, config: RunConfig, predictor: Model) -> str:
     """Changes with anything that could change a slide's results."""
     return digest(
         {
@@ -222,7 +223,7 @@ def _key(entry: SlideEntry, config: RunConfig, predictor: Predictor) -> str:
     )
 
 
-def is_done(entry: SlideEntry, out: Path, config: RunConfig, predictor: Predictor) -> bool:
+def is_done(entry: SlideEntry, out: Path, config: RunConfig, predictor: Model) -> bool:
     """Whether a run with these parameters would keep what it finds of a slide."""
     folder = out / entry.slide_id
     return is_settled(read_record(folder), _key(entry, config, predictor), folder)

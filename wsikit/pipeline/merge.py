@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from wsikit.features import FeatureKind, Features, Layer, MaskBlock
 from wsikit.geometry import Region
 from wsikit.pipeline.overview import Field, Outlines, Scene, choose_fields, draw_overview
-from wsikit.predictions import Label, Objects, Predictor, ScoreMap
-from wsikit.sinks import FeatureSink, MaskSink, Sink, SinkContext
+from wsikit.predictions import BagPredictor, BagScore, Encoder, Label, Model, Objects, Prediction, Predictor, ScoreMap
+from wsikit.sinks import FeatureSink, InstanceLayout, InstanceSink, MaskSink, Sink, SinkContext
 from wsikit.slides import BadTile, Pixels, Slide
+from wsikit.stitching.bags import HeatMap, InstanceMerge, attention_tiles
 from wsikit.stitching.maps import MapMerge
 from wsikit.stitching.objects import ObjectMerge, Records
 from wsikit.stitching.raster import InstanceIds, instance_blocks
@@ -33,6 +34,10 @@ DRAWN_POINTS = 200_000
 """Most points kept for that; of more objects an even sample."""
 
 
+ATTENTION = Label("Attention percentile", (255, 160, 0))
+"""The channel of a heat map that holds attention."""
+
+
 @dataclass(frozen=True, slots=True)
 class Merged:
     """What a slide's predictions came to."""
@@ -43,6 +48,10 @@ class Merged:
     seam_conflicts: int = 0
     area_fractions: Mapping[str, float] = field(default_factory=dict)
     """label -> share of the analysed tissue area, for score maps."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """label -> score of the whole slide, for models of bags."""
+    features: tuple[int, int] | None = None
+    """(N, D) of the feature table, for models that embed patches."""
 
 
 @dataclass(slots=True)
@@ -57,17 +66,39 @@ class _Gallery:
     find: Callable[[Region], Outlines] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Embedded:
+    """What a model that embeds patches made of a slide."""
+
+    instances: InstanceMerge
+    score: BagScore | None
+    """None where the model does not score, or there is nothing to score."""
+
+    @classmethod
+    def of(cls, name: str, model: Model, grid: TileGrid, spool: Path) -> _Embedded | None:
+        """None for models that do not embed."""
+        if not isinstance(model, Encoder):
+            return None
+        instances = InstanceMerge(spool, grid.spec)
+        if not isinstance(model, BagPredictor) or not len(instances):
+            return cls(instances, None)
+        score = model.score(instances.bag(name))
+        score.check(len(model.labels))
+        return cls(instances, score)
+
+
 @dataclass(slots=True)
 class _Merge:
     """One slide's merge; holds what its steps share."""
 
     slide: Slide
-    predictor: Predictor
+    predictor: Model
     grid: TileGrid
     tissue: TissueMask
     bad: tuple[BadTile, ...]
     spool: Path
     sinks: Sequence[Sink]
+    embedded: _Embedded | None
     gallery: _Gallery = field(default_factory=_Gallery)
 
     @property
@@ -81,8 +112,29 @@ class _Merge:
     def mask_sinks(self) -> list[MaskSink]:
         return [sink for sink in self.sinks if sink.takes == "masks"]
 
+    def instance_sinks(self) -> list[InstanceSink]:
+        return [sink for sink in self.sinks if sink.takes == "instances"]
+
     def write(self) -> Merged:
-        return self._write_map() if self.predictor.produces is ScoreMap else self._write_objects()
+        if self.embedded is not None:
+            return self._write_instances(self.embedded)
+        return self._write_map() if _produces(self.predictor) is ScoreMap else self._write_objects()
+
+    def _write_instances(self, embedded: _Embedded) -> Merged:
+        for part in embedded.instances.parts():
+            for sink in self.instance_sinks():
+                sink.write(part)
+        found = Merged(features=(len(embedded.instances), embedded.instances.width))
+        score, labels = embedded.score, self.predictor.labels
+        if score is None:
+            return found
+        tiles = attention_tiles(score, self.slide, labels)
+        for feature_sink in self.feature_sinks():
+            feature_sink.write(tiles)
+        heat = HeatMap(score, self.grid.spec, self.grid.size)
+        for mask_sink in self.mask_sinks():
+            _write_all(mask_sink, heat.blocks(mask_sink.block))
+        return replace(found, scores={label.name: float(s) for label, s in zip(labels, score.scores, strict=True)})
 
     def _write_objects(self) -> Merged:
         merge, ids = ObjectMerge(self.spool), InstanceIds()
@@ -100,7 +152,7 @@ class _Merge:
             for sink in self.feature_sinks():
                 sink.write(features)
         plane = self.slide.plane(self.grid.spec.mpp)
-        if self.predictor.produces is Objects:
+        if _produces(self.predictor) is Objects:
             for mask_sink in self.mask_sinks():
                 _write_all(mask_sink, instance_blocks(ids, plane, mask_sink.block))
         self.gallery.find = lambda region: self._outlines(ids, region)
@@ -172,7 +224,7 @@ class _Merge:
 def merge(
     slide: Slide,
     slide_id: str,
-    predictor: Predictor,
+    predictor: Model,
     grid: TileGrid,
     tissue: TissueMask,
     bad: tuple[BadTile, ...],
@@ -195,16 +247,20 @@ def merge(
         labels=predictor.labels,
         model=predictor.name,
         layers=_layers(predictor),
-        has_scores=predictor.produces is ScoreMap,
+        has_scores=_produces(predictor) is ScoreMap,
         overview=picture,
         overview_mpp=mpp,
     )
-    work = _Merge(slide, predictor, grid, tissue, bad, spool, sinks)
+    embedded = _Embedded.of(slide_id, predictor, grid, spool)
+    if embedded is not None:
+        layout = InstanceLayout(len(embedded.instances), embedded.instances.width, grid.spec.patch)
+        context = replace(context, instances=layout)
+    work = _Merge(slide, predictor, grid, tissue, bad, spool, sinks, embedded)
     begun: list[Sink] = []
     try:
         for sink in sinks:
             begun.append(sink)
-            sink.begin(context)
+            sink.begin(_of_heat_map(context, work) if embedded and sink.takes == "masks" else context)
         merged = work.write()
         if overview is not None:
             draw_overview(_scene(work, slide_id, merged, picture, mpp), overview)
@@ -225,13 +281,36 @@ def overview_picture(slide: Slide) -> tuple[Pixels, float]:
     return slide.read_partial(slide.plane(mpp)).pixels, mpp
 
 
-def _layers(predictor: Predictor) -> tuple[Layer, ...]:
-    colors = {i: label.color for i, label in enumerate(predictor.labels, 1)}
-    names = {i: label.name for i, label in enumerate(predictor.labels, 1)}
-    classes = Layer("classes", "uint8", colors, names)
-    if predictor.produces is ScoreMap:
-        return (classes,)
-    return (classes, Layer("instances", "uint32")) if predictor.produces is Objects else ()
+def _produces(model: Model) -> type[Prediction] | None:
+    return model.produces if isinstance(model, Predictor) else None
+
+
+def _layers(model: Model) -> tuple[Layer, ...]:
+    if _produces(model) is ScoreMap:
+        return (_classes(model.labels),)
+    return (_classes(model.labels), Layer("instances", "uint32")) if _produces(model) is Objects else ()
+
+
+def _classes(labels: Sequence[Label]) -> Layer:
+    colors = {i: label.color for i, label in enumerate(labels, 1)}
+    return Layer("classes", "uint8", colors, {i: label.name for i, label in enumerate(labels, 1)})
+
+
+def _of_heat_map(context: SinkContext, work: _Merge) -> SinkContext:
+    """What a sink of masks needs to know where it gets one pixel per patch."""
+    score = work.embedded.score if work.embedded else None
+    if score is None:
+        return context
+    plane = HeatMap(score, work.grid.spec, work.grid.size).plane
+    scored = score.instances is not None
+    return replace(
+        context,
+        mpp=plane.mpp,
+        size=(plane.width, plane.height),
+        labels=(ATTENTION, *context.labels) if scored else (ATTENTION,),
+        layers=(_classes(context.labels),) if scored else (),
+        has_scores=True,
+    )
 
 
 def _write_all(sink: MaskSink, blocks: Iterable[MaskBlock]) -> None:
@@ -299,7 +378,7 @@ def _fields(work: _Merge, centroids: NDArray[np.floating]) -> Iterator[Field]:
 
 def _classes_of(work: _Merge, region: Region) -> Pixels | None:
     """The class map of a field of a score map, merged once more for this region only."""
-    if work.predictor.produces is not ScoreMap:
+    if _produces(work.predictor) is not ScoreMap:
         return None
     block = work.map_merge().block(region)
     return None if block is None else _foreground(block.layers["classes"].astype(np.uint8), work.predictor.labels)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from wsikit.config import RunConfig
-from wsikit.predictions import Predictor
+from wsikit.predictions import Model
 from wsikit.predictors import load_predictor
 
 
-def load_model(config: RunConfig) -> Predictor:
+def load_model(config: RunConfig) -> Model:
     """Make the predictor of a run, not yet bound to a slide.
 
     Raises:

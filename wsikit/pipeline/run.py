@@ -8,22 +8,26 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from wsikit.errors import ConfigError, PixelReadError, PredictionError, SlideOpenError, WsikitError
 from wsikit.geometry import Box, Region
 from wsikit.pipeline.merge import Merged, merge
 from wsikit.pipeline.schedule import bounded, slots
 from wsikit.pipeline.schedule import workers as local_workers
-from wsikit.predictions import Batch, Prediction, Predictor
+from wsikit.predictions import BagPredictor, Batch, Encoder, Model, Prediction, Predictor
 from wsikit.sinks import Sink
 from wsikit.slides import BadTile, Slide, open_slide
 from wsikit.stitching import collector
+from wsikit.stitching.bags import InstanceCollector
 from wsikit.tiling import SUPERTILE, TileGrid, cut
 from wsikit.tissue import TissueMask, find_tissue
 
@@ -64,8 +68,10 @@ class RunReport:
     def __str__(self) -> str:
         counts = ", ".join(f"{n} {name}" for name, n in self.merged.objects_per_class.items())
         areas = ", ".join(f"{share:.1%} {name}" for name, share in self.merged.area_fractions.items())
+        scores = ", ".join(f"{name} {score:.3f}" for name, score in self.merged.scores.items())
+        features = "{} x {} features".format(*self.merged.features) if self.merged.features else ""
         bad = f", {len(self.bad_tiles)} bad tiles" if self.bad_tiles else ""
-        found = counts or areas or "nothing found"
+        found = counts or areas or scores or features or "nothing found"
         return (
             f"{self.slide_id}: {self.status}, {self.patches} patches, {found}{bad}, "
             f"{self.seconds['total']:.1f} s, peak {self.peak_rss_mb:.0f} MB"
@@ -101,7 +107,7 @@ class Job:
     """What all tasks of a slide share."""
 
     slide: Slide | SlideRef
-    predictor: Predictor
+    predictor: Model
     spool: Path
     batch_size: int | None
 
@@ -133,15 +139,30 @@ def predict_supertile(job: Job, numbered: tuple[int, TileGrid]) -> TaskResult:
     # those that the extent reads between the windows would make the outcome depend on the super-tile's size
     met = [tile for tile in part.bad if any(overlap(tile.lattice(slide.mpp / region.mpp), patch) for patch in grid)]
     bad = [tile.lattice(slide.mpp / region.mpp) for tile in met]
+    spooled = _spool_features if isinstance(job.predictor, Encoder) else _spool_predictions
+    spooled(job, grid, cut(part.pixels, region, grid, job.batch_size), bad, index)
+    readable = any(_is_readable(slide, patch, bad) for patch in grid)
+    return TaskResult(len(grid), tuple(met), readable, os.getpid(), _peak_rss_mb())
+
+
+def _spool_predictions(job: Job, grid: TileGrid, batches: Iterable[Batch], bad: list[Box], index: int) -> None:
     predictor = job.predictor
+    assert isinstance(predictor, Predictor)
     collected = collector(predictor.produces, grid, len(predictor.labels), bad, job.spool, index)
     cores = iter(grid.core(i) for i in range(len(grid)))
-    for batch in cut(part.pixels, region, grid, job.batch_size):
+    for batch in batches:
         for prediction in checked_predictions(predictor, batch):
             collected.add(prediction, next(cores))  # type: ignore[arg-type]  # checked to be what it produces
     collected.save()
-    readable = any(_is_readable(slide, patch, bad) for patch in grid)
-    return TaskResult(len(grid), tuple(met), readable, os.getpid(), _peak_rss_mb())
+
+
+def _spool_features(job: Job, grid: TileGrid, batches: Iterable[Batch], bad: list[Box], index: int) -> None:
+    encoder = job.predictor
+    assert isinstance(encoder, Encoder)
+    collected = InstanceCollector(grid, bad, job.spool, index)
+    for batch in batches:
+        collected.add(checked_features(encoder, batch))
+    collected.save()
 
 
 def overlap(box: Box, region: Region) -> float:
@@ -157,13 +178,14 @@ def _is_readable(slide: Slide, patch: Region, bad: Sequence[Box]) -> bool:
     return inside is None or sum(overlap(box, inside) for box in bad) < inside.width * inside.height - 0.5
 
 
-def prepared(predictor: Predictor, slide: Slide, tissue: TissueMask) -> Predictor:
-    """Bind a predictor to a slide.
+def prepared(predictor: Model, slide: Slide, tissue: TissueMask) -> Model:
+    """Bind a model to a slide.
 
-    Raises PredictionError: code predictor_error where the predictor itself raised, bad_predictions for too many labels.
+    Raises PredictionError: code predictor_error where the model itself raised, bad_predictions for too many labels.
     """
     count = len(predictor.labels)
-    if not 1 <= count <= MAX_LABELS:
+    scores = isinstance(predictor, Predictor | BagPredictor)
+    if scores and not 1 <= count <= MAX_LABELS:
         raise PredictionError(
             f"the predictor {predictor.name!r} has {count} labels; masks hold a label in 8 bits: 1 to {MAX_LABELS}"
         )
@@ -178,21 +200,48 @@ def prepared(predictor: Predictor, slide: Slide, tissue: TissueMask) -> Predicto
         ) from error
 
 
+def checked_features(encoder: Encoder, batch: Batch) -> NDArray[np.float32]:
+    """Embed a batch and hold the encoder to its contract.
+
+    Raises PredictionError (code bad_predictions, or predictor_error where the encoder itself raised).
+    """
+    with _blaming(encoder, batch):
+        features = np.asarray(encoder.embed(batch), np.float32)
+    want = (len(batch), encoder.width)
+    if features.shape != want:
+        raise PredictionError(f"{encoder.name!r} gave features of shape {features.shape}, {want} is what it promised")
+    if not np.isfinite(features).all():
+        raise PredictionError(f"{encoder.name!r} gave features that hold NaN or infinity ({_place(batch)})")
+    return features
+
+
+def _place(batch: Batch) -> str:
+    first = batch.regions[0]
+    return f"batch of {len(batch)} from x={first.x}, y={first.y} at {first.mpp:.4g} um/px"
+
+
+@contextmanager
+def _blaming(model: Model, batch: Batch) -> Iterator[None]:
+    """Say whose error it was: a plug-in may raise anything."""
+    try:
+        yield
+    except WsikitError:
+        raise
+    except Exception as error:
+        raise PredictionError(
+            f"the predictor {model.name!r} raised {type(error).__name__}: {error} ({_place(batch)})",
+            code="predictor_error",
+        ) from error
+
+
 def checked_predictions(predictor: Predictor, batch: Batch) -> Sequence[Prediction]:
     """Predict a batch and hold the predictor to its contract.
 
     Raises PredictionError (code bad_predictions, or predictor_error where the predictor itself raised).
     """
-    first = batch.regions[0]
-    where = f"batch of {len(batch)} from x={first.x}, y={first.y} at {first.mpp:.4g} um/px"
-    try:
+    where = _place(batch)
+    with _blaming(predictor, batch):
         predictions = list(predictor.predict(batch))
-    except WsikitError:
-        raise
-    except Exception as error:  # a plug-in may raise anything, and the report must say whose error it was
-        raise PredictionError(
-            f"the predictor {predictor.name!r} raised {type(error).__name__}: {error} ({where})", code="predictor_error"
-        ) from error
     if len(predictions) != len(batch):
         raise PredictionError(f"{predictor.name!r} gave {len(predictions)} predictions for a {where}")
     for prediction, region in zip(predictions, batch.regions, strict=True):
@@ -207,9 +256,24 @@ def checked_predictions(predictor: Predictor, batch: Batch) -> Sequence[Predicti
     return predictions
 
 
+TAKEN = {Predictor: {"features", "masks"}, BagPredictor: {"features", "masks", "instances"}, Encoder: {"instances"}}
+"""Kind of model -> what it gives to sinks; the first kind that fits counts."""
+
+
+def refuse_idle(model: Model, takes: Iterable[tuple[str, str]]) -> None:
+    """Raise ConfigError for the first (name, what it takes) of sinks that the model gives nothing to."""
+    given = next(kinds for kind, kinds in TAKEN.items() if isinstance(model, kind))
+    for name, wanted in takes:
+        if wanted not in given:
+            raise ConfigError(
+                f"the model {model.name!r} gives {', '.join(sorted(given))}, and {name} takes {wanted}: nothing would "
+                "be written; choose another --format"
+            )
+
+
 def run(
     slide: Slide,
-    predictor: Predictor,
+    predictor: Model,
     *sinks: Sink,
     mask: TissueMask | None = None,
     slide_id: str | None = None,
@@ -246,6 +310,7 @@ def run(
     """
     if workers < 1 or (batch_size is not None and batch_size < 1):
         raise ConfigError(f"batch_size and workers must be at least 1, got {batch_size} and {workers}")
+    refuse_idle(predictor, ((type(sink).__name__, sink.takes) for sink in sinks))
     clock = Clock()
     tissue = mask
     if tissue is None:
@@ -294,7 +359,7 @@ def default_tissue(slide: Slide) -> TissueMask:
 
 def _predict(
     slide: Slide,
-    predictor: Predictor,
+    predictor: Model,
     grid: TileGrid,
     spool: Path,
     client: Any,

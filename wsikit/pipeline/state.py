@@ -17,7 +17,7 @@ from typing import Any
 from wsikit.atomic import replace_file
 from wsikit.errors import WsikitError
 from wsikit.pipeline.run import RunReport
-from wsikit.predictions import Predictor
+from wsikit.predictions import Model
 from wsikit.slides import Slide
 
 SCHEMA = 1
@@ -87,7 +87,7 @@ def is_settled(record: Record | None, key: str, folder: Path) -> bool:
     return all((folder / name).exists() for name in record.get("outputs", {}))
 
 
-def model_card(predictor: Predictor) -> dict[str, Any]:
+def model_card(predictor: Model) -> dict[str, Any]:
     """What identifies a model: two models with the same card give the same results."""
     return {
         "name": predictor.name,
@@ -98,7 +98,7 @@ def model_card(predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def describe(slide: Slide, predictor: Predictor, report: RunReport) -> Record:
+def describe(slide: Slide, predictor: Model, report: RunReport) -> Record:
     """The part of a record that a successful run fills."""
     merged, card = report.merged, model_card(predictor)
     partial = report.status == "partial"
@@ -128,6 +128,8 @@ def describe(slide: Slide, predictor: Predictor, report: RunReport) -> Record:
         "objects_per_class": dict(merged.objects_per_class),
         "seam_conflicts": merged.seam_conflicts,
         "area_fractions": dict(merged.area_fractions),
+        "scores": dict(merged.scores),
+        **({"features": dict(zip(("patches", "width"), merged.features, strict=True))} if merged.features else {}),
         "tissue_um2": report.tissue_um2,
         "bad_tiles": [{"level": tile.level, "box": list(tile.level0())} for tile in report.bad_tiles],
         "seconds": dict(report.seconds),

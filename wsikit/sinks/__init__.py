@@ -13,7 +13,7 @@ from typing import ClassVar, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from wsikit.features import Features, Layer, MaskBlock
+from wsikit.features import Features, Instances, Layer, MaskBlock
 from wsikit.predictions import Label
 from wsikit.registry import Registry
 
@@ -25,6 +25,18 @@ SINKS = Registry(
     ],
 )
 """``--format`` name -> sink class. Each class has ``filename`` and takes the final path as its only needed argument."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceLayout:
+    """What is known of a slide's instances before the first comes."""
+
+    count: int
+    """N, instances that will come."""
+    width: int
+    """D, length of a feature vector."""
+    patch: int
+    """Side of the square patches, px of the lattice of the prediction."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,6 +65,8 @@ class SinkContext:
     """(H, W, 3) RGB picture of the whole slide."""
     overview_mpp: float
     """Micrometres per pixel of the overview."""
+    instances: InstanceLayout | None = None
+    """For models that embed patches."""
 
 
 class FeatureSink(Protocol):
@@ -105,4 +119,28 @@ class MaskSink(Protocol):
         ...
 
 
-Sink = FeatureSink | MaskSink
+class InstanceSink(Protocol):
+    """Takes instances by row, then column, all of them once."""
+
+    takes: ClassVar[Literal["instances"]]
+    filename: ClassVar[str]
+    path: Path
+
+    def begin(self, context: SinkContext) -> None:
+        """Create the temporary output; ``context.instances`` says how many will come."""
+        ...
+
+    def write(self, instances: Instances) -> None:
+        """Append instances."""
+        ...
+
+    def commit(self) -> None:
+        """Finish, flush to disk and rename to the final path."""
+        ...
+
+    def abort(self) -> None:
+        """Remove everything written."""
+        ...
+
+
+Sink = FeatureSink | MaskSink | InstanceSink
