@@ -42,6 +42,8 @@ BLACK_WIDTH_UM = 90.0
 """A stroke of black is wider; nuclei that touch and the line of a cover slip's edge are not."""
 INK_AREA_UM2 = 5_000.0
 """Smaller spots of an ink's colour are blood, pigment or dust."""
+INK_SHARE = 0.05
+"""Of a picture so small that a spot of that area would fill it, this share is enough."""
 REACH_UM = 400.0
 """How far from what is certainly ink paler ink is looked for."""
 PALE_DENSITY = 0.06
@@ -56,6 +58,9 @@ EDGE_DENSITY, EDGE_GREY = 0.35, 0.15
 """A cover slip's edge, air bubbles and dust are dark by refraction: dense and without colour."""
 CLEAR_DENSITY, EDGE_AROUND_UM = 0.12, 400.0
 """Such a place lies on glass: of a square of this side around it, two fifths are less dense than this."""
+FOLD_DENSITY, FOLD_SIGMA_UM = 0.55, 12.0
+"""Two layers of tissue take up twice the light of one. Smoothed with this sigma, more than a nucleus, tissue of one
+layer has a mean OD of 0.15 to 0.45 and exceeds the limit on 3.3 % of its area at most (densely stained tumour)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +79,9 @@ class Colour:
         """Of (H, W, 3) RGB."""
         table = -np.log10(np.maximum(np.arange(256), 1) / 255).astype(np.float32)
         red, green, blue = (table[pixels[..., channel]] for channel in range(3))
-        density = (red + green + blue) / 3
-        scale = np.maximum(density, np.float32(1e-3))
-        return cls(density, red / scale - 1, (green - blue) / (scale * np.float32(3**0.5)))
+        density: NDArray[np.float32] = (red + green + blue) / np.float32(3)
+        scale: NDArray[np.float32] = np.maximum(density, np.float32(1e-3))
+        return cls(density, red / scale - np.float32(1), (green - blue) / (scale * np.float32(3**0.5)))
 
     @property
     def greyness(self) -> NDArray[np.float32]:
@@ -109,14 +114,37 @@ def find_artefacts(pixels: Pixels, mpp: float) -> Artefacts:
         pixels: (H, W, 3) RGB.
         mpp: um per pixel.
     """
-    factor = max(1, int(LOOK_MPP / mpp + 1e-6))
+    factor = look_factor(mpp)
     colour, coarse_mpp = Colour.of(averaged(pixels, factor)), mpp * factor
-    certain = certain_ink(colour, coarse_mpp)
-    pen = spread_ink(colour, np.any(list(certain.values()), axis=0), coarse_mpp)
+    pen, inks = find_pen(colour, coarse_mpp)
     edge = _edge_lines(colour, coarse_mpp) & ~pen
     size = pixels.shape[:2]
-    inks = tuple(name for name, found in certain.items() if found.any())
     return Artefacts(_enlarged(pen, factor, size), _enlarged(edge, factor, size), inks)
+
+
+def find_pen(colour: Colour, mpp: float) -> tuple[Mask, tuple[str, ...]]:
+    """Where there is ink, rim included, and of which colours: of red, green, blue and black.
+
+    Args:
+        colour: a picture at about ``LOOK_MPP``.
+        mpp: um per pixel.
+    """
+    certain = _certain_ink(colour, mpp)
+    inks = tuple(name for name, found in certain.items() if found.any())
+    return _spread_ink(colour, np.any(list(certain.values()), axis=0), mpp), inks
+
+
+def find_fold(colour: Colour, mpp: float) -> Mask:
+    """Where tissue is as dense as two layers of it.
+
+    Args:
+        colour: a picture at about ``LOOK_MPP``.
+        mpp: um per pixel.
+    """
+    from scipy import ndimage
+
+    folded: Mask = ndimage.gaussian_filter(colour.density, FOLD_SIGMA_UM / mpp) > FOLD_DENSITY
+    return folded
 
 
 def _edge_lines(colour: Colour, mpp: float) -> Mask:
@@ -131,8 +159,13 @@ def _edge_lines(colour: Colour, mpp: float) -> Mask:
     return lines
 
 
+def look_factor(mpp: float) -> int:
+    """How many pixels a side make one of ``LOOK_MPP``; 1 where the picture is coarser."""
+    return max(1, int(LOOK_MPP / mpp + 1e-6))
+
+
 def averaged(pixels: Pixels, factor: int) -> Pixels:
-    """(ceil(H / factor), ceil(W / factor), 3): the mean of squares of ``factor`` px, cut at the right and lower edge."""
+    """(ceil(H / factor), ceil(W / factor), 3): means of squares of ``factor`` px, cut at the right and lower edge."""
     from PIL import Image
 
     return np.asarray(Image.fromarray(pixels).reduce(factor)) if factor > 1 else pixels
@@ -143,22 +176,34 @@ def _enlarged(mask: Mask, factor: int, size: tuple[int, int]) -> Mask:
     return mask.repeat(factor, axis=0).repeat(factor, axis=1)[: size[0], : size[1]]
 
 
-def certain_ink(colour: Colour, mpp: float) -> dict[str, Mask]:
+def _certain_ink(colour: Colour, mpp: float) -> dict[str, Mask]:
     """Colour of ink -> where it is so strong that it can be nothing else."""
-    from skimage.morphology import disk, opening, remove_small_objects
+    from skimage.morphology import remove_small_objects
 
     density, x, y = colour.density, colour.x, colour.y
     cold = (x > BLUE_GREEN) & (density > BLUE_GREEN_DENSITY)
     red = (x < RED_X) & (y < RED_Y) & (colour.red_excess > RED_EXCESS)
     dark = (density > DARK_DENSITY) & (y < DARK_Y) | (density > BLACK_DENSITY) & (colour.greyness < BLACK_GREY)
-    black = opening(dark & (y > DAB_Y), disk(max(1, round(BLACK_WIDTH_UM / 2 / mpp))))
-    spots = remove_small_objects(cold | red | black, max_size=int(INK_AREA_UM2 / mpp**2))
+    black = _wide(dark & (y > DAB_Y), max(1, round(BLACK_WIDTH_UM / 2 / mpp)))
+    smallest = min(INK_AREA_UM2 / mpp**2, INK_SHARE * density.size)
+    spots = remove_small_objects(cold | red | black, max_size=int(smallest))
     found = {"red": red, "green": cold & (y < GREEN), "blue": cold & (y >= GREEN), "black": black}
     return {name: mask & spots for name, mask in found.items()}
 
 
-def spread_ink(colour: Colour, certain: Mask, mpp: float) -> Mask:
-    """Ink with what is pale, mixed or blurred of it: what joins certain ink by colours that the tissue does not have."""
+def _wide(mask: Mask, radius: int) -> Mask:
+    """What a disc of this radius in px fits into; beyond the picture the mask goes on as it is at the border."""
+    from scipy import ndimage
+
+    if not mask.any() or mask.all():
+        return mask
+    inner = ndimage.distance_transform_edt(mask) > radius
+    found: Mask = ndimage.distance_transform_edt(~inner) <= radius if inner.any() else inner
+    return found
+
+
+def _spread_ink(colour: Colour, certain: Mask, mpp: float) -> Mask:
+    """Ink with what is pale, mixed or blurred of it: it joins certain ink by colours that the tissue does not have."""
     from scipy import ndimage
 
     if not certain.any():
