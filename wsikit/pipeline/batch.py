@@ -42,6 +42,7 @@ from wsikit.pipeline.state import (
     write_record,
 )
 from wsikit.predictions import Model
+from wsikit.quality import ANY_QUALITY, QualityFilter
 from wsikit.sinks import SINKS, Sink, sink_class
 from wsikit.slides import Slide, open_slide
 from wsikit.tissue import TissueMask, find_tissue
@@ -138,6 +139,7 @@ def run_many(
     out = Path(out)
     sinks = {name: sink_class(name) for name in config.format}
     predictor = load_model(config)
+    quality_filter(config)
     refuse_idle(predictor, ((name, sink.takes) for name, sink in sinks.items()))
     check_roi(entries, config)
     for entry in entries:
@@ -364,11 +366,17 @@ def _run_one(shared: _Run, entry: SlideEntry, folder: Path, base: Record) -> Rec
             client=shared.client,
             batch_size=config.batch_size,
             supertile=config.supertile,
+            qc=quality_filter(config),
             overview=folder / OVERVIEW,
             spool=folder / SPOOL,
             progress=partial(shared.progress, entry),
         )
         return describe(slide, shared.predictor, report) | {"seconds": dict(report.seconds) | clock.seconds()}
+
+
+def quality_filter(config: RunConfig) -> QualityFilter:
+    """Which patches are good enough. Raises ConfigError for what is no filter."""
+    return ANY_QUALITY if config.qc is None else QualityFilter.parse(config.qc)
 
 
 def make_sinks(config: RunConfig, folder: Path) -> list[Sink]:

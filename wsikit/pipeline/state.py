@@ -7,7 +7,7 @@ import hashlib
 import json
 import platform
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -22,7 +22,7 @@ from wsikit.predictors.files import source_of
 from wsikit.slides import Slide
 
 SCHEMA = 1
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 """Raised whenever the same input and parameters would give other results than before; old results are then redone."""
 TRANSIENT = frozenset({"io_error", "no_space", "internal", "worker_lost", "slide_changed"})
 """Reasons that lie in the machine and not in the slide: such a slide is tried again by the next run."""
@@ -110,11 +110,12 @@ def describe(slide: Slide, predictor: Model, report: RunReport) -> Record:
     """The part of a record that a successful run fills."""
     merged, card = report.merged, model_card(predictor)
     partial = report.status == "partial"
+    remarks = list(_remarks(report))
     return {
         "status": report.status,
         "reason": "bad_tiles" if partial else "",
-        "message": f"{len(report.bad_tiles)} tile(s) of the file cannot be decoded" if partial else "",
-        "remedy": "copy or scan the slide again; results leave these tiles out" if partial else "",
+        "message": "; ".join(message for message, _ in remarks),
+        "remedy": "; ".join(remedy for _, remedy in remarks),
         "reader": {"name": slide.reader.name, "vendor": slide.reader.vendor},
         "width": slide.width,
         "height": slide.height,
@@ -133,6 +134,12 @@ def describe(slide: Slide, predictor: Model, report: RunReport) -> Record:
         "bound": dict(report.bound),
         "warnings": list(report.bound.get("warnings", ())),
         "patches": report.patches,
+        "quality": {
+            "patches": len(report.quality),
+            "dropped": len(report.quality) - report.patches,
+            "filter": str(report.qc),
+            **report.quality.summary(),
+        },
         "objects": merged.objects,
         "objects_per_class": dict(merged.objects_per_class),
         "seam_conflicts": merged.seam_conflicts,
@@ -145,6 +152,20 @@ def describe(slide: Slide, predictor: Model, report: RunReport) -> Record:
         "peak_rss_mb": report.peak_rss_mb,
         "outputs": dict(report.outputs),
     }
+
+
+def _remarks(report: RunReport) -> Iterator[tuple[str, str]]:
+    """What a user should know of a slide that did not fail, and what to do about it."""
+    if report.bad_tiles:
+        yield (
+            f"{len(report.bad_tiles)} tile(s) of the file cannot be decoded",
+            "copy or scan the slide again; results leave these tiles out",
+        )
+    if len(report.quality) and not report.patches:
+        yield (
+            f"none of its {len(report.quality)} patches passes the quality filter {report.qc}",
+            "look at the slide and at its measures under quality, or give --qc wider limits",
+        )
 
 
 def failure(error: Exception) -> Record:
