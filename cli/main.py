@@ -12,6 +12,7 @@ import typer
 from .config import config_app
 from .info import info
 from .models import models
+from .report import report
 from .run import run
 from .samples import samples
 from .tissue import tissue
@@ -46,7 +47,7 @@ def _options(
     """Whole-slide images in, QuPath GeoJSON and OME-Zarr masks out."""
 
 
-for verb in (info, tissue, run, models, samples):
+for verb in (info, tissue, run, report, models, samples):
     typer_app.command()(verb)
 typer_app.add_typer(config_app, name="config")
 
