@@ -92,16 +92,16 @@ def carry_out(config: RunConfig, source: str, out: Path, limit: int | None, *, f
     with observer(sum(entry.part_of is None for entry in entries)) as watching:
         command = shlex.join(["wsikit", *sys.argv[1:]])
         records = run_many(entries, out, config, force=force, observer=watching, command=command)
-    print(_closing(records, out))
+    print(closing(records, out))
     if not all_complete(records):
         raise typer.Exit(3)
 
 
-def _closing(records: list[dict[str, Any]], out: Path) -> str:
+def closing(records: list[dict[str, Any]], out: Path) -> str:
+    """How many files ended how, and where the report is."""
     from collections import Counter
 
     counts = Counter(record["status"] for record in records)
-    listed = ", ".join(
-        f"{counts[name]} {name}" for name in ("complete", "partial", "failed", "skipped") if counts[name]
-    )
+    statuses = ("complete", "partial", "failed", "skipped", "running", "waiting")
+    listed = ", ".join(f"{counts[name]} {name}" for name in statuses if counts[name])
     return f"{len(records)} file{'s' if len(records) != 1 else ''}: {listed}\nreport: {out / 'report.html'}"

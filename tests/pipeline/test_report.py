@@ -19,8 +19,9 @@ from PIL import Image
 
 from wsikit.atomic import replace_file
 from wsikit.errors import OutputError
-from wsikit.pipeline import report
-from wsikit.pipeline.report import COLUMNS, PICTURE_BYTES, RunFacts, write_report, write_summary
+from wsikit.pipeline.report import RunFacts, pictures, summary, write_report, write_summary
+from wsikit.pipeline.report.pictures import PICTURE_BYTES
+from wsikit.pipeline.report.summary import COLUMNS
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>\n\u202egpj.{{ 7 * 6 }}"
 MODEL = {
@@ -234,7 +235,7 @@ def test_report_asks_the_network_for_nothing(tmp_path: Path) -> None:
 def test_overview_is_embedded_small(tmp_path: Path) -> None:
     picture(tmp_path, "one")
     thumbnail, large = (Image.open(io.BytesIO(data)) for data in embedded(page(tmp_path, [complete()])))
-    assert (thumbnail.size, large.size) == ((128, 96), (900, 675))
+    assert (thumbnail.size, large.size) == ((128, 96), (1280, 960))
 
 
 def test_overview_that_compresses_badly_is_made_smaller(tmp_path: Path) -> None:
@@ -243,7 +244,7 @@ def test_overview_that_compresses_badly_is_made_smaller(tmp_path: Path) -> None:
 
 
 def test_many_slides_share_the_room_for_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "PICTURES_BYTES", 200_000)
+    monkeypatch.setattr(pictures, "PICTURES_BYTES", 200_000)
     for name in "abcd":
         picture(tmp_path, name, (1000, 800), noise=True)
     large = embedded(page(tmp_path, [complete(name) for name in "abcd"]))[4:]
@@ -338,7 +339,7 @@ def test_summary_has_one_line_per_record_whatever_the_names(names: list[str]) ->
         texts.append(chunks)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "replace_file", keep)
+        patch.setattr(summary, "replace_file", keep)
         write_summary(Path(), [failed(name, message=name) for name in names])
     lines = texts[0].decode().split("\n")
     assert len(lines) == len(names) + 2

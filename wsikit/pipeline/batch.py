@@ -6,7 +6,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,7 +23,8 @@ from wsikit.config import RunConfig
 from wsikit.errors import ConfigError, OutputError, PluginError, SlideOpenError, WsikitError
 from wsikit.pipeline.inputs import SlideEntry
 from wsikit.pipeline.model import load_model
-from wsikit.pipeline.report import RunFacts, write_report, write_summary
+from wsikit.pipeline.report import write_reports
+from wsikit.pipeline.report.folder import PROVENANCE, skipped
 from wsikit.pipeline.roi import check_roi, content_hash, drawn_tissue, limited_to_roi, roi_file
 from wsikit.pipeline.run import Clock, default_tissue, refuse_idle, run
 from wsikit.pipeline.schedule import workers as local_workers
@@ -144,8 +145,8 @@ def run_many(
     check_roi(entries, config)
     for entry in entries:
         _refuse_foreign(out / entry.slide_id)
-    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
-    _write_run_yaml(out, config, command, started)
+    clock, provenance = time.perf_counter(), _provenance(entries, command)
+    _write_run_yaml(out, config, provenance)
     count = config.num_workers or os.cpu_count() or 1
     with local_workers(count, processes=True) as client, ThreadPoolExecutor(min(count, len(entries) or 1)) as pool:
         shared = _Run(out, config, predictor, force, observer or Silent(), client)
@@ -154,11 +155,13 @@ def run_many(
         # a crash also counts against tasks of other slides that waited for the same worker: only alone is guilt certain
         for entry in [entry for entry, record in outcomes.items() if record.get("reason") == "worker_lost"]:
             outcomes[entry] = _slide(shared, entry)
-    records = [outcomes[entry] if entry in outcomes else _skipped(entry) for entry in entries]
-    facts = RunFacts(command, time.perf_counter() - clock, config.result_parameters(), started)
-    write_summary(out, records)
-    write_report(out, list(outcomes.values()), run=facts)
-    return records
+    ended = {"seconds": round(time.perf_counter() - clock, 3), "unrecorded": _unrecorded(out, outcomes.values())}
+    _write_run_yaml(out, config, provenance | ended)
+    write_reports(out)
+    return [
+        outcomes[entry] if entry in outcomes else skipped(entry.slide_id, str(entry.path), entry.part_of or "")
+        for entry in entries
+    ]
 
 
 def _all_slides(shared: _Run, pool: ThreadPoolExecutor, entries: Sequence[SlideEntry]) -> list[Record]:
@@ -170,19 +173,35 @@ def _all_slides(shared: _Run, pool: ThreadPoolExecutor, entries: Sequence[SlideE
         raise
 
 
-def _write_run_yaml(out: Path, config: RunConfig, command: str, started: str) -> None:
+def _provenance(entries: Sequence[SlideEntry], command: str) -> dict[str, Any]:
+    """What run.yaml says of the run beyond its configuration: enough to build its report again."""
+    return {
+        "command": command,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "slides": {entry.slide_id: str(entry.path) for entry in entries},
+        "part_of": {entry.slide_id: entry.part_of for entry in entries if entry.part_of is not None},
+    }
+
+
+def _unrecorded(out: Path, records: Iterable[Record]) -> list[Record]:
+    """Outcomes that no slide.json tells, because it could not be written or still tells of results that were kept."""
+    keys = ("slide_id", "path", "patient", "status", "reason", "message", "remedy", "seconds")
+    return [
+        {key: record[key] for key in keys if key in record}
+        for record in records
+        if read_record(out / record["slide_id"]) != record
+    ]
+
+
+def _write_run_yaml(out: Path, config: RunConfig, provenance: dict[str, Any]) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
             f"the output folder {out} cannot be made: {error.strerror}", remedy="choose another folder with -o"
         ) from error
-    values = config.model_dump(mode="json")
-    values["provenance"] = {
-        "command": command,
-        "started": started,
-        "versions": versions(),
-    }
+    values = config.model_dump(mode="json") | {PROVENANCE: provenance}
     replace_file(out / "run.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
 
 
@@ -198,17 +217,6 @@ def _slide(shared: _Run, entry: SlideEntry) -> Record:
     record = _attempt(shared, entry, folder, key)
     shared.observer.finished(entry, record, kept=False)
     return record
-
-
-def _skipped(entry: SlideEntry) -> Record:
-    message = f"a file of the same DICOM series as {entry.part_of}, read with it"
-    return {
-        "slide_id": entry.slide_id,
-        "path": str(entry.path),
-        "status": "skipped",
-        "reason": "same_series",
-        "message": message,
-    }
 
 
 def _key(entry: SlideEntry, config: RunConfig, predictor: Model) -> str:
