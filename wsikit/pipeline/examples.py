@@ -136,4 +136,7 @@ def _legend(model: str, width: int) -> Image.Image:
         draw.rectangle((x, 6, x + 14, 20), fill=color, outline=INK)
         write(draw, (x + 22, 4), text, SMALL)
         x += 22 + text_width(text, SMALL) + 28
+    note = f"at most {FIELD_UM:g} µm of each image is shown; figures are of all of it"
+    if x + text_width(note, SMALL) <= width:
+        write(draw, (x, 4), note, SMALL, MUTED)
     return foot
