@@ -134,7 +134,7 @@ def test_stages_are_added_up_in_the_order_of_their_happening() -> None:
     [
         (
             {"predict": 71, "merge": 29},
-            ("bottleneck is predict", "71 % of the time", "More workers (--num-workers) help"),
+            ("bottleneck is predict", "71 % of the time", "For predict, more workers (--num-workers) help"),
             "merge",
         ),
         ({"predict": 20, "merge": 80}, ("bottleneck is merge", "80 %", "more workers would not"), "--num-workers"),

@@ -12,13 +12,15 @@ from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wsikit.atomic import replace_file
 from wsikit.errors import WsikitError
-from wsikit.pipeline.run import RunReport
-from wsikit.predictions import Predictor
-from wsikit.slides import Slide
+
+if TYPE_CHECKING:
+    from wsikit.pipeline.run import RunReport
+    from wsikit.predictions import Predictor
+    from wsikit.slides import Slide
 
 SCHEMA = 1
 RESULT_VERSION = 1
