@@ -185,7 +185,9 @@ def test_the_wheel_holds_cli_and_configs(tmp_path: Path) -> None:
         metadata = wheel.read(next(n for n in names if n.endswith(".dist-info/METADATA"))).decode()
     wanted = {f"wsikit/cli/{p.name}" for p in (ROOT / "cli").glob("*.py")}
     wanted |= {f"wsikit/configs/{p.name}" for p in (ROOT / "configs").glob("*.*")}
-    wanted |= {name_of(p) for p in (ROOT / "wsikit").rglob("*") if p.suffix in {".py", ".html", ".typed"}}
+    wanted |= {
+        name_of(p) for p in (ROOT / "wsikit").rglob("*") if p.suffix in {".py", ".html", ".css", ".js", ".typed"}
+    }
     assert not wanted - names
     assert not [n for n in names if n.startswith(("cli/", "configs/", "tests/"))]
     free = [line for line in metadata.splitlines() if line.startswith("Requires-Dist:") and "extra ==" not in line]

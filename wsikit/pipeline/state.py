@@ -12,14 +12,15 @@ from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wsikit.atomic import replace_file
 from wsikit.errors import WsikitError
-from wsikit.pipeline.run import RunReport
-from wsikit.predictions import Model
-from wsikit.predictors.files import source_of
-from wsikit.slides import Slide
+
+if TYPE_CHECKING:
+    from wsikit.pipeline.run import RunReport
+    from wsikit.predictions import Model
+    from wsikit.slides import Slide
 
 SCHEMA = 1
 RESULT_VERSION = 2
@@ -90,6 +91,8 @@ def is_settled(record: Record | None, key: str, folder: Path) -> bool:
 
 def _class_of(predictor: Model) -> str:
     """Where the code is: a module, or for a predictor file of the user's its sha256, so that a changed file counts."""
+    from wsikit.predictors.files import source_of
+
     source = source_of(type(predictor))
     home = f"sha256 {source.sha256}" if source else type(predictor).__module__
     return f"{home}:{type(predictor).__qualname__}"

@@ -268,7 +268,7 @@ def bottleneck(found: Sequence[Stage]) -> str:
         second = by_share[1]
         said = f"No stage dominates: the longest is {_told(first)}; next comes {second.name}, {_percent(second)}"
     helps = ADVICE.get(first.name)
-    return f"{sentence(said)} {sentence(helps)}" if helps else sentence(said)
+    return sentence(said) + (f" For {first.name}, {helps}." if helps else "")
 
 
 def _percent(stage: Stage) -> str:

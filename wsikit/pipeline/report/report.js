@@ -43,7 +43,7 @@ if (rows.length > 12) {
 
 // Pictures: open large; zoom with wheel, pinch, double click, + and -; move by dragging or with the arrow keys.
 const viewer = document.getElementById("viewer"), stage = viewer.querySelector(".stage");
-const large = stage.querySelector("img"), caption = viewer.querySelector(".caption");
+const large = stage.appendChild(new Image()), caption = viewer.querySelector(".caption");
 const openers = [...document.querySelectorAll("a.zoom")], fingers = new Map();
 let current = 0, scale = 1, x = 0, y = 0;
 
