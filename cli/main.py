@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from .config import config_app
+from .embed import embed
 from .info import info
 from .models import models
 from .run import run
@@ -46,7 +47,7 @@ def _options(
     """Whole-slide images in, QuPath GeoJSON and OME-Zarr masks out."""
 
 
-for verb in (info, tissue, run, models, samples):
+for verb in (info, tissue, run, embed, models, samples):
     typer_app.command()(verb)
 typer_app.add_typer(config_app, name="config")
 

@@ -222,7 +222,11 @@ class Predictor(Protocol):
     ``predict`` must give for a patch the same answer whatever else is in the batch.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """As reports show it."""
+        ...
+
     produces: ClassVar[type[ScoreMap] | type[Points] | type[Objects]]
     """The one kind of prediction that ``predict`` returns."""
 
@@ -265,7 +269,10 @@ class Encoder(Protocol):
     ``embed`` must give for a patch the same vector whatever else is in the batch.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """As reports show it."""
+        ...
 
     @property
     def tile(self) -> TileSpec:

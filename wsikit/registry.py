@@ -63,10 +63,6 @@ class Registry(Mapping[str, str]):
     def __len__(self) -> int:
         return len(self._rows) + len(self._plugins)
 
-    def is_own(self, name: str) -> bool:
-        """Whether a name is a row of the table, not a package's."""
-        return name in self._rows
-
     def origin(self, name: str) -> str:
         """Who gives a name: wsikit, or the package and its version. Raises UnknownNameError."""
         self[name]

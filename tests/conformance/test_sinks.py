@@ -7,9 +7,11 @@ import gzip
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import shapely
@@ -17,10 +19,10 @@ import zarr
 
 from tests.conformance.qupath import assert_qupath
 from wsikit.errors import OutputError
-from wsikit.features import Features, Layer, MaskBlock
+from wsikit.features import Features, Instances, Layer, MaskBlock
 from wsikit.geometry import Region
 from wsikit.predictions import Label
-from wsikit.sinks import SINKS, Sink, SinkContext
+from wsikit.sinks import SINKS, InstanceLayout, Sink, SinkContext
 
 CONTEXT = SinkContext(
     slide_id="case 1",
@@ -41,6 +43,8 @@ MAKERS: dict[str, Callable[[Path], Sink]] = {
     "geojson": lambda folder: SINKS.load("geojson.gz")(folder / "objects.geojson"),
     "geojson.gz split": lambda folder: SINKS.load("geojson.gz")(folder / "objects.geojson.gz", split=2),
     "omezarr": lambda folder: SINKS.load("omezarr")(folder / "masks.ome.zarr"),
+    "features.zarr": lambda folder: SINKS.load("features.zarr")(folder / "features.zarr"),
+    "features.h5": lambda folder: SINKS.load("features.h5")(folder / "features.h5"),
     "omezarr 0.5": lambda folder: SINKS.load("omezarr")(folder / "masks.ome.zarr", ngff="0.5"),
 }
 
@@ -58,8 +62,17 @@ def make(request: pytest.FixtureRequest) -> Iterator[Callable[[Path], Sink]]:
         sink.abort()
 
 
+def _begin(sink: Sink, count: int = 0) -> None:
+    """Begin with what is known before: sinks of instances are told how many will come."""
+    sink.begin(replace(CONTEXT, instances=InstanceLayout(count, 3, 224)) if sink.takes == "instances" else CONTEXT)
+
+
 def _write(sink: Sink, count: int) -> None:
-    """``count`` objects, or one block with the pixel value 1 in its first ``count`` rows."""
+    """``count`` objects or instances, or one block with the pixel value 1 in its first ``count`` rows."""
+    if sink.takes == "instances":
+        corners = np.arange(2 * count).reshape(count, 2)
+        sink.write(Instances(corners, np.ones((count, 3), np.float32)))
+        return
     if sink.takes == "features":
         outlines = np.array([shapely.box(200 + 20 * i, 100, 210 + 20 * i, 110) for i in range(count)], object)
         sink.write(Features("detection", outlines, np.zeros(count, np.int64)))
@@ -70,7 +83,12 @@ def _write(sink: Sink, count: int) -> None:
 
 
 def _read(folder: Path) -> int:
-    """How many objects or rows of the mask the committed output holds; it must be valid."""
+    """How many objects, instances or rows of the mask the committed output holds; it must be valid."""
+    if (folder / "features.zarr").exists():
+        return int(np.asarray(zarr.open_group(folder / "features.zarr", mode="r")["features"][:, 0]).sum())  # type: ignore[index]
+    if (folder / "features.h5").exists():
+        with h5py.File(folder / "features.h5") as file:
+            return int(file["features"][:, 0].sum())
     if (folder / "masks.ome.zarr").exists():
         image: Any = zarr.open_group(folder / "masks.ome.zarr", mode="r")["labels/classes/0"]
         return int((np.asarray(image[:]) == 1).any(1).sum())
@@ -98,14 +116,14 @@ def test_the_class_says_its_file_name_and_takes_only_a_path(tmp_path: Path) -> N
 
 def test_nothing_is_visible_before_commit(make: Callable[[Path], Sink], tmp_path: Path) -> None:
     sink = make(tmp_path)
-    sink.begin(CONTEXT)
+    _begin(sink, 5)
     _write(sink, 5)
     assert _visible(tmp_path) == []
 
 
 def test_what_was_written_is_there_after_commit_and_nothing_else(make: Callable[[Path], Sink], tmp_path: Path) -> None:
     sink = make(tmp_path)
-    sink.begin(CONTEXT)
+    _begin(sink, 5)
     _write(sink, 5)
     sink.commit()
     assert _read(tmp_path) == 5
@@ -114,7 +132,7 @@ def test_what_was_written_is_there_after_commit_and_nothing_else(make: Callable[
 
 def test_abort_leaves_no_trace(make: Callable[[Path], Sink], tmp_path: Path) -> None:
     sink = make(tmp_path)
-    sink.begin(CONTEXT)
+    _begin(sink, 5)
     _write(sink, 5)
     sink.abort()
     assert list(tmp_path.iterdir()) == []
@@ -123,7 +141,7 @@ def test_abort_leaves_no_trace(make: Callable[[Path], Sink], tmp_path: Path) -> 
 def test_abort_keeps_what_was_committed_before(make: Callable[[Path], Sink], tmp_path: Path) -> None:
     for count in (5, 3):
         sink = make(tmp_path)
-        sink.begin(CONTEXT)
+        _begin(sink, count)
         _write(sink, count)
         sink.commit() if count == 5 else sink.abort()
         sink.abort()
@@ -134,7 +152,7 @@ def test_abort_keeps_what_was_committed_before(make: Callable[[Path], Sink], tmp
 def test_commit_replaces_what_was_there(make: Callable[[Path], Sink], tmp_path: Path, counts: tuple[int, int]) -> None:
     for count in counts:
         sink = make(tmp_path)
-        sink.begin(CONTEXT)
+        _begin(sink, count)
         _write(sink, count)
         sink.commit()
     assert _read(tmp_path) == counts[1]
@@ -143,7 +161,7 @@ def test_commit_replaces_what_was_there(make: Callable[[Path], Sink], tmp_path: 
 
 def test_no_writes_give_a_valid_empty_output(make: Callable[[Path], Sink], tmp_path: Path) -> None:
     sink = make(tmp_path)
-    sink.begin(CONTEXT)
+    _begin(sink)
     sink.commit()
     assert len(_visible(tmp_path)) == 1
     assert _read(tmp_path) == 0
@@ -151,10 +169,10 @@ def test_no_writes_give_a_valid_empty_output(make: Callable[[Path], Sink], tmp_p
 
 def test_a_crashed_run_of_the_same_process_id_is_in_nobodys_way(make: Callable[[Path], Sink], tmp_path: Path) -> None:
     crashed = make(tmp_path)
-    crashed.begin(CONTEXT)
+    _begin(crashed, 5)
     _write(crashed, 5)
     sink = make(tmp_path)
-    sink.begin(CONTEXT)
+    _begin(sink, 2)
     _write(sink, 2)
     sink.commit()
     assert _read(tmp_path) == 2
@@ -164,7 +182,7 @@ def test_a_folder_that_is_a_file_is_an_output_error(make: Callable[[Path], Sink]
     (tmp_path / "taken").write_text("a file")
     sink = make(tmp_path / "taken")
     with pytest.raises(OutputError) as caught:
-        sink.begin(CONTEXT)
+        _begin(sink)
     assert caught.value.code == "io_error"
     assert isinstance(caught.value.__cause__, OSError)
 
@@ -172,7 +190,7 @@ def test_a_folder_that_is_a_file_is_an_output_error(make: Callable[[Path], Sink]
 def test_a_folder_that_does_not_exist_is_an_output_error(make: Callable[[Path], Sink], tmp_path: Path) -> None:
     sink = make(tmp_path / "missing")
     with pytest.raises(OutputError) as caught:
-        sink.begin(CONTEXT)
+        _begin(sink)
     assert "folder that exists" in caught.value.remedy
     assert not (tmp_path / "missing").exists()
 
@@ -180,7 +198,7 @@ def test_a_folder_that_does_not_exist_is_an_output_error(make: Callable[[Path], 
 def test_a_failed_begin_can_be_aborted(make: Callable[[Path], Sink], tmp_path: Path) -> None:
     sink = make(tmp_path / "missing")
     with pytest.raises(OutputError):
-        sink.begin(CONTEXT)
+        _begin(sink)
     sink.abort()
 
 
@@ -191,7 +209,7 @@ def test_a_full_disk_says_no_space_and_abort_cleans_up(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     sink = make(tmp_path)
-    sink.begin(CONTEXT)
+    _begin(sink, 2)
     _write(sink, 2)
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OutputError) as caught:

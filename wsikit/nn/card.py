@@ -1,8 +1,9 @@
 """Cards: what a model file does not say of itself, in YAML or JSON beside it.
 
-wsinfer-zoo's ``config.json`` is taken as it is. Its format is the JSON schema of spec_version 1.0 in SBU-BMI/wsinfer-zoo
-(``wsinfer_zoo/schemas/model-config.schema.json``); that its models give logits, to be put through a softmax, or through
-a sigmoid where there is one class, is what SBU-BMI/wsinfer does with them (``wsinfer/modellib/run_inference.py``).
+wsinfer-zoo's ``config.json`` is taken as it is. Its format is the JSON schema of spec_version 1.0 in
+github.com/SBU-BMI/wsinfer-zoo (``wsinfer_zoo/schemas/model-config.schema.json``); that its models give logits, which go
+through a softmax, or a sigmoid where there is one class, is what github.com/SBU-BMI/wsinfer does with them
+(``wsinfer/modellib/run_inference.py``).
 """
 
 from __future__ import annotations
@@ -28,7 +29,15 @@ COLORS = ((213, 94, 0), (0, 114, 178), (0, 158, 115), (230, 159, 0), (204, 121, 
 """For labels without a colour, in this order: the palette for the colour-blind of Wong, Nat Methods 8 (2011) 441."""
 NONE_OF_THESE = Label("None of these", (225, 225, 225), background=True)
 """Added by ``Card.classes`` where the classes do not exclude one another."""
-WSINFER = ("spec_version", "architecture", "num_classes", "patch_size_pixels", "spacing_um_px", "class_names", "transform")
+WSINFER = (
+    "spec_version",
+    "architecture",
+    "num_classes",
+    "patch_size_pixels",
+    "spacing_um_px",
+    "class_names",
+    "transform",
+)
 """Required keys of a wsinfer-zoo card."""
 
 
@@ -214,7 +223,9 @@ def read_card(path: Path) -> Card:
 
 
 def _bad(path: Path, wrong: str) -> ConfigError:
-    return ConfigError(f"the card {path} is wrong: {wrong}", code="bad_card", remedy="docs/cards.md describes every key")
+    return ConfigError(
+        f"the card {path} is wrong: {wrong}", code="bad_card", remedy="docs/cards.md describes every key"
+    )
 
 
 def _said(item: Any) -> str:

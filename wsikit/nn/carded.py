@@ -15,7 +15,7 @@ from wsikit.geometry import TileSpec
 from wsikit.nn.card import Card, find_card, read_card
 from wsikit.nn.images import Preprocess
 from wsikit.nn.weights import sha256
-from wsikit.predictions import Bag, BagScore, Batch, Label, ScoreMap
+from wsikit.predictions import Bag, BagScore, Batch, Label, Objects, Points, ScoreMap
 
 if TYPE_CHECKING:
     from wsikit.slides import Slide
@@ -103,10 +103,10 @@ class _Carded:
 def _activated(output: NDArray[np.float32], activation: str | None) -> NDArray[np.float32]:
     if activation == "softmax":
         powers = np.exp(output - output.max(axis=1, keepdims=True))
-        return powers / powers.sum(axis=1, keepdims=True)
-    if activation == "sigmoid":
+        output = powers / powers.sum(axis=1, keepdims=True)
+    elif activation == "sigmoid":
         # by tanh, which does not overflow
-        return (np.tanh(output / 2) + 1) / 2
+        output = ((np.tanh(output / 2) + 1) / 2).astype(np.float32)
     return output
 
 
@@ -148,7 +148,7 @@ class PatchEmbedder(_Carded):
 class PixelClassifier(_Carded):
     """Scores of each class for each pixel. Meets ``Predictor``."""
 
-    produces: ClassVar[type[ScoreMap]] = ScoreMap
+    produces: ClassVar[type[ScoreMap] | type[Points] | type[Objects]] = ScoreMap
 
     def predict(self, batch: Batch) -> Sequence[ScoreMap]:
         """One (H, W, K) score map per patch."""
@@ -232,4 +232,3 @@ def _probed(graph: Graph, card: Card, path: Path) -> tuple[int, ...]:
             remedy="correct task and labels in the card, or take the model that the card is of",
         )
     return tuple(shape)
-

@@ -51,7 +51,9 @@ class Onnx:
                 remedy="export it with that input and the one output that counts",
             )
         if inputs[0].type != "tensor(float)":
-            raise ConfigError(f"the model {path.name} takes {inputs[0].type}, tensor(float) is needed", code="bad_model")
+            raise ConfigError(
+                f"the model {path.name} takes {inputs[0].type}, tensor(float) is needed", code="bad_model"
+            )
         fixed = inputs[0].shape[0]
         batch = fixed if isinstance(fixed, int) else CPU_BATCH if where == "cpu" else GPU_BATCH
         return cls(path.absolute(), digest, preprocess, where, batch)

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from wsikit.features import FeatureKind, Features, Layer, MaskBlock
 from wsikit.geometry import Region
+from wsikit.pipeline.heat import Patches
 from wsikit.pipeline.overview import Field, Outlines, Scene, choose_fields, draw_overview
 from wsikit.predictions import BagPredictor, BagScore, Encoder, Label, Model, Objects, Prediction, Predictor, ScoreMap
 from wsikit.sinks import FeatureSink, InstanceLayout, InstanceSink, MaskSink, Sink, SinkContext
 from wsikit.slides import BadTile, Pixels, Slide
-from wsikit.stitching.bags import HeatMap, InstanceMerge, attention_tiles
+from wsikit.stitching.bags import HeatMap, InstanceMerge, attention_tiles, percentiles
 from wsikit.stitching.maps import MapMerge
 from wsikit.stitching.objects import ObjectMerge, Records
 from wsikit.stitching.raster import InstanceIds, instance_blocks
@@ -65,6 +66,7 @@ class _Gallery:
     classes: Pixels | None = None
     find: Callable[[Region], Outlines] | None = None
     heat: HeatMap | None = None
+    """Of models that score patches and weigh all alike: their classes are drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,14 @@ class _Embedded:
         score = model.score(instances.bag(name))
         score.check(len(model.labels))
         return cls(instances, score)
+
+    def patches(self, slide: Slide) -> Patches:
+        """Where the patches are, with the rank of their attention where they were scored."""
+        spec = self.instances.spec
+        corners = self.instances.corners(0, len(self.instances)) * (spec.mpp / slide.mpp)
+        boxes = np.hstack([corners, corners + spec.patch * spec.mpp / slide.mpp])
+        attention = None if self.score is None else self.score.attention
+        return Patches(boxes, None if attention is None else percentiles(attention))
 
     def layout(self, encoder: Encoder) -> InstanceLayout:
         """What sinks of instances need to know."""
@@ -140,7 +150,7 @@ class _Merge:
         heat = HeatMap(score, self.grid.spec, self.grid.size)
         for mask_sink in self.mask_sinks():
             _write_all(mask_sink, heat.blocks(mask_sink.block))
-        self.gallery.heat = heat
+        self.gallery.heat = heat if score.attention is None else None
         found = replace(found, scores={label.name: float(s) for label, s in zip(labels, score.scores, strict=True)})
         if score.instances is None:
             return found
@@ -343,9 +353,13 @@ def _downsample_into(small: Pixels, block: MaskBlock, step: int) -> None:
 
 def _scene(work: _Merge, slide_id: str, merged: Merged, picture: Pixels, mpp: float) -> Scene:
     gallery, slide = work.gallery, work.slide
+    patches = None if work.embedded is None else work.embedded.patches(slide)
     if gallery.heat is not None:
-        gallery.classes = _patch_classes(work, slide.plane(mpp))
-    if gallery.classes is not None:
+        # the classes say it all, and are no weights
+        gallery.classes, patches = _patch_classes(work, slide.plane(mpp)), None
+    if patches is not None:
+        centroids = (patches.boxes[:, :2] + patches.boxes[:, 2:]) / 2
+    elif gallery.classes is not None:
         rows, columns = np.nonzero(gallery.classes)
         step = slide.width / gallery.classes.shape[1]
         centroids = np.stack([columns + 0.5, rows + 0.5], axis=1) * step
@@ -366,6 +380,9 @@ def _scene(work: _Merge, slide_id: str, merged: Merged, picture: Pixels, mpp: fl
         fields=tuple(_fields(work, centroids)),
         counts=merged.objects_per_class,
         fractions=merged.area_fractions,
+        patches=patches,
+        features=None if patches is None else merged.features,
+        scores={} if patches is None else merged.scores,
         bad=[tile.level0() for tile in work.bad],
     )
 
@@ -383,9 +400,14 @@ def _drawn(gallery: _Gallery, centroids: NDArray[np.floating]) -> Outlines:
 
 def _fields(work: _Merge, centroids: NDArray[np.floating]) -> Iterator[Field]:
     slide, mpp = work.slide, work.grid.spec.mpp
-    regions = choose_fields(
-        centroids.astype(np.float64), size=(slide.width, slide.height), slide_mpp=slide.mpp, mpp=mpp
-    )
+    score = work.embedded.score if work.embedded else None
+    if score is not None and score.attention is not None:
+        # the patches that decide are what a reader wants to see; of equal ones the first
+        regions = tuple(score.regions[i] for i in np.argsort(-score.attention, kind="stable")[:2])
+    else:
+        regions = choose_fields(
+            centroids.astype(np.float64), size=(slide.width, slide.height), slide_mpp=slide.mpp, mpp=mpp
+        )
     for region in regions:
         pixels = slide.read_partial(region).pixels
         objects = work.gallery.find(region) if work.gallery.find else Outlines.none()

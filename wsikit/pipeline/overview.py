@@ -27,6 +27,7 @@ from scipy import ndimage
 from wsikit.atomic import replace_file
 from wsikit.errors import ConfigError
 from wsikit.geometry import Box, Region
+from wsikit.pipeline.heat import Patches, color_bar, draw_patches
 from wsikit.pipeline.lettering import INK, MUTED, PAPER, Color, elided, plate, printable, scale_bar, text_width, write
 from wsikit.predictions import Label
 
@@ -122,12 +123,19 @@ class Scene:
     objects: Outlines = field(default_factory=Outlines.none)
     """All objects, or an even sample of them, for the slide."""
     classes: Pixels | None = None
-    """(h, w) for score maps, covering the whole slide at any resolution: 0 is nothing, k the label of index k - 1."""
+    """(h, w) for score maps and classified patches, covering the whole slide at any resolution: 0 is nothing, k the
+    label of index k - 1."""
     fields: tuple[Field, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
-    """label name -> objects found on the slide (all of them, not the sample), for the caption."""
+    """label name -> objects found on the slide (all of them, not the sample), or patches, for the caption."""
     fractions: Mapping[str, float] = field(default_factory=dict)
     """label name -> share of the tissue area, for the caption of score maps."""
+    patches: Patches | None = None
+    """For models that embed patches."""
+    features: tuple[int, int] | None = None
+    """(N, D) patches embedded and features of each, for the caption."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """label name -> score of the whole slide, for the caption of models of bags."""
     bad: Sequence[Box] = ()
     """Level-0 boxes (x0, y0, x1, y1) that could not be read."""
 
@@ -212,6 +220,8 @@ def _slide_panel(scene: Scene) -> Image.Image:
     image, frame = _slide_frame(scene)
     if scene.classes is not None:
         _tint(image, scene.classes, scene.labels)
+    if scene.patches is not None:
+        draw_patches(image, frame, scene.patches)
     _bad_boxes(image, frame, scene.bad)
     tissue = np.array(list(scene.tissue), object)
     _stroke(image, frame, tissue, PAPER, width=11)
@@ -401,13 +411,17 @@ def _captioned(scene: Scene, panels: Image.Image) -> Image.Image:
         draw.rectangle((x, top + 57, x + 12, top + 69), fill=label.color, outline=MUTED)
         write(draw, (x + 19, top + 53), text, SMALL)
         x += 19 + text_width(text, SMALL) + 22
+    if scene.patches is not None and scene.patches.heat is not None:
+        color_bar(canvas, (x, top + 57), SMALL)
     return canvas
 
 
 def _facts(scene: Scene) -> str:
     facts = [f"{scene.size[0]:,} × {scene.size[1]:,} px", f"{scene.slide_mpp:.4g} µm/px"]
-    if scene.classes is None:
-        facts.append(f"{sum(scene.counts.values()):,} objects")
+    if scene.features is not None:
+        facts.append("{:,} patches × {:,} features".format(*scene.features))
+    elif scene.classes is None or scene.counts:
+        facts.append(f"{sum(scene.counts.values()):,} {'objects' if scene.classes is None else 'patches'}")
     facts.append(f"{printable(scene.model)} at {scene.mpp:.4g} µm/px")
     if not scene.tissue:
         facts.append("no tissue found")
@@ -420,4 +434,6 @@ def _legend(scene: Scene, label: Label) -> str:
     name = printable(label.name)
     if label.name in scene.fractions:
         return f"{name} {100 * scene.fractions[label.name]:.1f} %"
+    if label.name in scene.scores:
+        return f"{name} {scene.scores[label.name]:.3f}"
     return f"{name} {scene.counts[label.name]:,}" if label.name in scene.counts else name

@@ -53,13 +53,12 @@ def load_predictor(
         PluginError: a file or package that cannot be loaded, or a class that is no predictor.
         ConfigError: a resolution, a share, a device or a card that the model cannot work with.
     """
-    settings = {"mpp": mpp, "min_tissue": min_tissue}
     if name not in PREDICTORS and Path(name).suffix.lower() in MODEL_SUFFIXES:
         from wsikit.nn.carded import load_carded
 
-        return load_carded(Path(name), device=device, **settings)
+        return load_carded(Path(name), mpp=mpp, min_tissue=min_tissue, device=device)
     cls, origin = _named(name)
-    return _made(cls, origin, settings, device)
+    return _made(cls, origin, {"mpp": mpp, "min_tissue": min_tissue}, device)
 
 
 def _named(name: str) -> tuple[Callable[..., Any], str]:

@@ -102,12 +102,16 @@ class InstanceMerge:
             gathered[mine] = self._files[k][place[mine]]
         return gathered
 
+    def corners(self, start: int, stop: int) -> NDArray[np.int64]:
+        """(stop - start, 2) x, y of the patches of a run of instances, on the lattice of the prediction."""
+        corners: NDArray[np.int64] = self.cells[start:stop] * self.spec.core + self.spec.phase - self.spec.halo
+        return corners
+
     def parts(self) -> Iterator[Instances]:
         """Runs of at most ``PART`` instances."""
         for start in range(0, len(self), PART):
             stop = min(start + PART, len(self))
-            corner = self.cells[start:stop] * self.spec.core + np.array(self.spec.phase) - self.spec.halo
-            yield Instances(corner, self.features(start, stop))
+            yield Instances(self.corners(start, stop), self.features(start, stop))
 
     def bag(self, name: str) -> Bag:
         """All instances in memory."""

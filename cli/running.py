@@ -1,0 +1,107 @@
+"""What ``wsikit run`` and ``wsikit embed`` share: options, and carrying out what they ask for."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from wsikit.config import RunConfig
+
+Source = Annotated[
+    str, typer.Option("--input", "-i", help="Folder (searched recursively), glob, one file or CSV manifest.")
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Output folder; running again does only what is missing.")]
+Mag = Annotated[float | None, typer.Option(help="The same as objective power: 20 means --mpp 0.5.")]
+MppOverride = Annotated[
+    float | None,
+    typer.Option(help="Micrometres per level-0 pixel, for every slide of the input, whatever its file says."),
+]
+NumWorkers = Annotated[int | None, typer.Option("--num-workers", "-n", help="Processes; one per core if not given.")]
+Supertile = Annotated[
+    int | None, typer.Option(help="Pixels a side that a task reads at once, 4096 at most if not given.")
+]
+Tissue = Annotated[
+    str | None,
+    typer.Option(help="auto (find it on slides, take plain images whole), detect or whole; auto if not given."),
+]
+TissueClass = Annotated[
+    list[str] | None,
+    typer.Option(help="Class that is tissue in a mask that is an annotation file; repeatable; all if not given."),
+]
+Roi = Annotated[
+    Path | None,
+    typer.Option(help="Annotation file, or folder with one per slide: only what lies inside is run."),
+]
+RoiClass = Annotated[list[str] | None, typer.Option(help="Class of --roi that counts; repeatable; all if not given.")]
+Qc = Annotated[
+    str | None,
+    typer.Option(help='Patches good enough to be run: "pen<=0.1,sharpness>=20" or default; all if not given.'),
+]
+Stain = Annotated[
+    str | None,
+    typer.Option(metavar="METHOD:REFERENCE", help="Normalise stains, for example macenko:reference.png."),
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda; auto if not given.")]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="YAML (`wsikit config init` writes one); --set and flags override it."),
+]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the configuration; repeatable.")
+]
+Limit = Annotated[int | None, typer.Option(help="Only the first so many slides.", min=1)]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Redo slides that are done.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done and stop.")]
+
+
+def resolution(mpp: float | None, mag: float | None) -> float | None:
+    """The mpp that was asked for, whichever way. Raises ConfigError where it was asked for in both."""
+    from wsikit.errors import ConfigError
+
+    if mag is None:
+        return mpp
+    if mpp is not None or not mag > 0:
+        raise ConfigError(f"--mag {mag:g}: give a positive objective power, and not --mpp as well")
+    return 10 / mag
+
+
+def names(text: str | None) -> list[str] | None:
+    """The members of a comma-separated list."""
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
+def carry_out(config: RunConfig, source: str, out: Path, limit: int | None, *, force: bool, dry_run: bool) -> None:
+    """Run what a configuration says over slides, or print what would be run. Exit code 3 unless all are complete."""
+    from wsikit.pipeline.batch import all_complete, run_many
+    from wsikit.pipeline.inputs import find_slides
+
+    entries = find_slides(source, out)[:limit]
+    if dry_run:
+        from wsikit.pipeline.plan import plan
+
+        for line in plan(entries, out, config):
+            print(line)
+        return
+    from .progress import observer
+
+    with observer(sum(entry.part_of is None for entry in entries)) as watching:
+        command = shlex.join(["wsikit", *sys.argv[1:]])
+        records = run_many(entries, out, config, force=force, observer=watching, command=command)
+    print(_closing(records, out))
+    if not all_complete(records):
+        raise typer.Exit(3)
+
+
+def _closing(records: list[dict[str, Any]], out: Path) -> str:
+    from collections import Counter
+
+    counts = Counter(record["status"] for record in records)
+    listed = ", ".join(
+        f"{counts[name]} {name}" for name in ("complete", "partial", "failed", "skipped") if counts[name]
+    )
+    return f"{len(records)} file{'s' if len(records) != 1 else ''}: {listed}\nreport: {out / 'report.html'}"
