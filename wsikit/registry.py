@@ -63,6 +63,11 @@ class Registry(Mapping[str, str]):
     def __len__(self) -> int:
         return len(self._rows) + len(self._plugins)
 
+    @property
+    def plugins(self) -> tuple[str, ...]:
+        """The names that installed packages add."""
+        return tuple(self._plugins)
+
     def origin(self, name: str) -> str:
         """Who gives a name: wsikit, or the package and its version. Raises UnknownNameError."""
         self[name]
