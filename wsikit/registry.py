@@ -45,7 +45,7 @@ class Registry(Mapping[str, str]):
             # a package that is found by two ways to the same folder is one package
             if entry.name not in self._rows and entry not in found.get(entry.name, ()):
                 found[entry.name] = (*found.get(entry.name, ()), entry)
-        return dict(sorted(found.items()))
+        return {name: tuple(sorted(found[name], key=_described)) for name in sorted(found)}
 
     def __getitem__(self, name: str) -> str:
         if name in self._rows:
