@@ -21,7 +21,7 @@ LAYERS = (
     {"errors", "atomic", "geometry", "registry", "config"},
     {"predictions", "features", "outlines"},
     {"slides", "stain"},
-    {"tissue", "tiling", "patches", "samples", "annotations", "artefacts", "quality"},
+    {"tissue", "tiling", "bags", "patches", "samples", "annotations", "artefacts", "quality"},
     {"predictors", "stitching", "sinks", "nn", "training", "metrics"},
     {"methods"},
     {"pipeline"},

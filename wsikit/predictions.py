@@ -213,6 +213,12 @@ class Bag:
     """N regions that the instances came from."""
     label: int | None = None
     """Index of the bag's label, or None where it is unknown."""
+    slides: tuple[str, ...] = ()
+    """The slide of each of the N instances, since regions are a slide's own; empty where all are of the slide ``name``.
+    """
+
+    def __len__(self) -> int:
+        return len(self.features)
 
 
 @runtime_checkable

@@ -68,7 +68,7 @@ def test_the_halo_is_part_of_the_patch() -> None:
         ({"activation": None}, "activation: say softmax or sigmoid where the model gives logits"),
         ({"activation": "relu"}, "activation: .*'relu'"),
         ({"task": "embedding"}, "labels: a model that embeds has none"),
-        ({"task": "detection"}, "task: .*'classification', 'segmentation' or 'embedding'"),
+        ({"task": "detection"}, "task: .*'classification', 'segmentation', .*got 'detection'"),
         ({"halo": 4}, "halo: only segmentation has one"),
         ({"task": "segmentation", "halo": 30}, "halo"),
         ({"task": "segmentation", "size": 32}, "size: segmentation"),

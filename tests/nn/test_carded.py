@@ -239,6 +239,7 @@ def test_classes_under_a_sigmoid_may_all_be_unlikely(make: Callable[..., Path]) 
         ({"task": "segmentation"}, "its card says segmentation"),
         ({"sha256": "0" * 64}, "is not the file of its card: its sha256 is"),
         ({"mpp": float("inf")}, "mpp"),
+        ({"task": "bag"}, "a model over bags"),
     ],
 )
 def test_a_card_of_another_model_is_refused(make: Callable[..., Path], change: dict[str, Any], message: str) -> None:

@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -80,8 +80,9 @@ class Card(_Frozen):
     """What a model is, wants and gives."""
 
     name: str = Field(min_length=1)
-    task: Literal["classification", "segmentation", "embedding"]
-    """classification gives (N, K), one row per patch; segmentation (N, K, patch, patch); embedding (N, D)."""
+    task: Literal["classification", "segmentation", "embedding", "bag"]
+    """classification gives (N, K), one row per patch; segmentation (N, K, patch, patch); embedding (N, D); bag gives
+    scores of all patches of a slide together (``wsikit.nn.attention``)."""
     labels: tuple[Annotated[CardLabel, BeforeValidator(_label)], ...] = ()
     """The K classes in the order of the model's channels; none for embedding."""
     mpp: Number = Field(gt=0)
@@ -169,6 +170,9 @@ class Card(_Frozen):
             )
 
 
+AnyCard = TypeVar("AnyCard", bound=Card)
+
+
 def find_card(model: Path) -> Path:
     """The card of a model file: ``model.card.*`` or ``model.*`` (json, yaml, yml) beside it, else ``config.json``.
 
@@ -194,7 +198,12 @@ def find_card(model: Path) -> Path:
 
 
 def read_card(path: Path) -> Card:
-    """Read a card, wsikit's own or wsinfer-zoo's.
+    """Read a card, wsikit's own or wsinfer-zoo's. Raises as ``read_card_as``."""
+    return read_card_as(path, Card)
+
+
+def read_card_as(path: Path, kind: type[AnyCard]) -> AnyCard:
+    """Read a card of a kind that has more keys.
 
     Raises:
         ConfigError: it cannot be read, lacks a key, has an unknown one (the nearest is named) or a value that does not
@@ -210,12 +219,12 @@ def read_card(path: Path) -> Card:
     if "spec_version" in values or "patch_size_pixels" in values:
         values = _from_wsinfer(values, path)
     for key in values:
-        if key not in Card.model_fields:
-            near = difflib.get_close_matches(str(key), Card.model_fields, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"the keys are: {', '.join(Card.model_fields)}"
+        if key not in kind.model_fields:
+            near = difflib.get_close_matches(str(key), kind.model_fields, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the keys are: {', '.join(kind.model_fields)}"
             raise _bad(path, f"it has an unknown key {key!r}; {hint}")
     try:
-        return Card.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         raise _bad(path, "; ".join(_said(item) for item in error.errors())) from error
     except ConfigError as error:

@@ -222,8 +222,8 @@ def _scripted(path: Path) -> torch.nn.Module:
 
     try:
         with warnings.catch_warnings():
-            # torch no longer wants such files to be made; there are many to be read
-            warnings.simplefilter("ignore", FutureWarning)
+            # deprecated, and yet what most published models come as
+            warnings.filterwarnings("ignore", "`torch.jit.load`", FutureWarning)
             module: torch.nn.Module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError, OSError) as error:
         reason = str(error).partition("\n")[0][:200]

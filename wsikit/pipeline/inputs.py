@@ -31,6 +31,8 @@ ALIASES = {
     "mpp": ("mpp",),
     "mask_path": ("mask_path", "mask", "tissue_mask_path"),
     "patient": ("patient", "patient_id"),
+    "split": ("split", "fold"),
+    "label": ("label", "target"),
 }
 """Manifest columns, upper or lower case, by the names that other tools give them."""
 ID_BYTES = 120
@@ -51,6 +53,10 @@ class SlideEntry:
     patient: str | None = None
     part_of: str | None = None
     """The id of the slide that this file is read with: another file of the same DICOM series. Not run by itself."""
+    split: str | None = None
+    """Part of the data that the manifest puts it in: train, validation, test, or a fold."""
+    label: str | None = None
+    """The slide's weak label from the manifest."""
 
 
 def find_slides(source: str | Path, out: Path | None = None) -> list[SlideEntry]:
@@ -274,7 +280,8 @@ def _entry(manifest: Path, line: int, row: dict[str, str]) -> SlideEntry:
     path = manifest.parent / row["path"]
     mask = manifest.parent / row["mask_path"] if row.get("mask_path") else None
     name = row.get("slide_id") or stem(path)
-    return SlideEntry(safe_name(name), path, _mpp(where, row.get("mpp")), mask, row.get("patient") or None)
+    labels = {key: row.get(key) or None for key in ("patient", "split", "label")}
+    return SlideEntry(safe_name(name), path, _mpp(where, row.get("mpp")), mask, **labels)
 
 
 def _mpp(where: str, text: str | None) -> float | None:

@@ -89,13 +89,22 @@ class _Embedded:
         score.check(len(model.labels))
         return cls(instances, score)
 
-    def patches(self, slide: Slide) -> Patches:
-        """Where the patches are, with the rank of their attention where they were scored."""
+    def boxes(self, slide: Slide) -> NDArray[np.float64]:
+        """(N, 4) x0, y0, x1, y1 of the patches in level-0 pixels."""
         spec = self.instances.spec
         corners = self.instances.corners(0, len(self.instances)) * (spec.mpp / slide.mpp)
-        boxes = np.hstack([corners, corners + spec.patch * spec.mpp / slide.mpp])
-        attention = None if self.score is None else self.score.attention
-        return Patches(boxes, None if attention is None else percentiles(attention))
+        return np.hstack([corners, corners + spec.patch * spec.mpp / slide.mpp])
+
+    @property
+    def attention(self) -> NDArray[np.float64] | None:
+        """(N,) where the model attends."""
+        return None if self.score is None else self.score.attention
+
+    def patches(self, slide: Slide) -> Patches | None:
+        """What the overview draws: where patches are, or how much each is attended to; None where classes are drawn."""
+        if self.score is not None and self.attention is None:
+            return None
+        return Patches(self.boxes(slide), None if self.attention is None else percentiles(self.attention))
 
     def layout(self, encoder: Encoder) -> InstanceLayout:
         """What sinks of instances need to know."""
@@ -353,16 +362,16 @@ def _downsample_into(small: Pixels, block: MaskBlock, step: int) -> None:
 
 def _scene(work: _Merge, slide_id: str, merged: Merged, picture: Pixels, mpp: float) -> Scene:
     gallery, slide = work.gallery, work.slide
-    patches = None if work.embedded is None else work.embedded.patches(slide)
+    patches = work.embedded.patches(slide) if work.embedded else None
     if gallery.heat is not None:
-        # the classes say it all, and are no weights
-        gallery.classes, patches = _patch_classes(work, slide.plane(mpp)), None
-    if patches is not None:
-        centroids = (patches.boxes[:, :2] + patches.boxes[:, 2:]) / 2
-    elif gallery.classes is not None:
+        gallery.classes = _patch_classes(work, slide.plane(mpp))
+    if gallery.classes is not None:
         rows, columns = np.nonzero(gallery.classes)
         step = slide.width / gallery.classes.shape[1]
         centroids = np.stack([columns + 0.5, rows + 0.5], axis=1) * step
+    elif work.embedded is not None:
+        boxes = work.embedded.boxes(slide)
+        centroids = (boxes[:, :2] + boxes[:, 2:]) / 2
     else:
         centroids = np.concatenate(gallery.centroids) if gallery.centroids else np.zeros((0, 2), np.float32)
     return Scene(

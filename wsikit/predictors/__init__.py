@@ -30,6 +30,7 @@ PREDICTORS = Registry(
 """Predictor name -> class."""
 FORMS = {
     "path/to/predictor.py:MyPredictor": "a class of your own file; CONTRIBUTING.md has an example",
+    "abmil:model.safetensors": "an attention head over bags with its card beside it (docs/cards.md)",
     "model.pt, model.onnx": "TorchScript or ONNX with its card beside it (model.json, model.yaml, config.json)",
 }
 """What -m takes beside the names of ``PREDICTORS``."""
