@@ -17,8 +17,8 @@ Matrix = np.ndarray[Any, np.dtype[np.float32]]
 def planted_bags(seed: int, count: int, *, sizes: tuple[int, int] = (30, 120)) -> tuple[list[Bag], list[np.ndarray]]:  # type: ignore[type-arg]
     """Bags of noise; every second one has 1 to 3 key instances, which alone make its label 1.
 
-    All bags hold a few decoys as well: as far out as the keys, in another direction. Returns the bags and, for each, which
-    instances are keys.
+    All bags hold a few decoys as well: as far out as the keys, in another direction. Returns the bags and, for each,
+    which instances are keys.
     """
     random = np.random.default_rng(seed)
     directions = np.random.default_rng(1).normal(size=(2, WIDTH))

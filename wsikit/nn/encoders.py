@@ -4,7 +4,8 @@ What ``-m`` can be:
 
 * ``resnet18``: an architecture of timm with its pretrained weights, where they are in the local cache;
 * ``resnet18:weights.safetensors``: the same with weights from a file (.safetensors, .pth, .bin);
-* ``model.pt``: a TorchScript file, (N, 3, S, S) -> (N, D);
+* ``model.pt``: a TorchScript file, (N, 3, S, S) -> (N, D); its card (``model.json``), where there is one beside it,
+  says resolution, patch and preprocessing, else ImageNet's mean and std are used;
 * ``folder/``: a ``config.json`` that names a timm architecture and one file of weights beside it, as UNI, Prov-GigaPath
   and H-optimus ship; the weights may be a DINO or DINOv2 teacher's.
 
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from wsikit.errors import ConfigError, PredictionError
 from wsikit.geometry import TileSpec
+from wsikit.nn.card import Card, find_card, read_card
 from wsikit.nn.device import choose_device, fix_threads
 from wsikit.nn.images import Preprocess
 from wsikit.nn.networks import Network, find_network
@@ -128,6 +130,10 @@ def load_encoder(
     """
     where = choose_device(device)
     network, preprocess = find_network(spec)
+    card = None if network.architecture else _card_of(network)
+    if card is not None:
+        preprocess = card.preprocess
+        mpp, patch = card.tile(mpp).mpp, patch if patch is not None else card.patch
     side = patch if patch is not None else preprocess.size or DEFAULT_PATCH
     if overlap % 2 or not 0 <= overlap <= side // 2:
         raise ConfigError(f"overlap is an even number of px, at most half the patch of {side} px; got {overlap}")
@@ -143,6 +149,22 @@ def load_encoder(
     probe = np.zeros((batch, side, side, 3), np.uint8)
     width = _forward(network, preprocess, where.type, precision, probe).shape[1]
     return NetworkEncoder(network.name, network, preprocess, tile, width, where.type, batch, precision)
+
+
+def _card_of(network: Network) -> Card | None:
+    """The card beside a TorchScript file. Raises ConfigError where it is no embedding's."""
+    beside = (network.weights.with_name("config.json"), *network.weights.parent.glob(f"{network.weights.stem}*"))
+    if not any(path.suffix in {".json", ".yaml", ".yml"} and path.is_file() for path in beside):
+        return None
+    path = find_card(network.weights)
+    card = read_card(path)
+    if card.task != "embedding":
+        raise ConfigError(
+            f"{network.weights.name} does {card.task}, says its card {path.name}; an encoder does embedding",
+            code="bad_card",
+            remedy=f"run it with `wsikit run -m {network.weights.name}`, or correct the card",
+        )
+    return card
 
 
 _LOADING = threading.Lock()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -220,7 +221,10 @@ def _scripted(path: Path) -> torch.nn.Module:
     import torch
 
     try:
-        module: torch.nn.Module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+        with warnings.catch_warnings():
+            # deprecated, and yet what most published models come as
+            warnings.filterwarnings("ignore", "`torch.jit.load`", FutureWarning)
+            module: torch.nn.Module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError, OSError) as error:
         reason = str(error).partition("\n")[0][:200]
         raise ConfigError(

@@ -20,12 +20,9 @@ CLAM refuses to read pixels by this file rather than reading others. What no oth
 from __future__ import annotations
 
 import json
-import os
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import IO, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -36,11 +33,7 @@ from wsikit.geometry import Level
 from wsikit.sinks import SinkContext
 from wsikit.sinks.table import Table
 
-if TYPE_CHECKING:
-    import h5py
-
-CHUNK = 1024
-"""Rows that are read and written together."""
+DTYPES = {"features": "<f4", "coords": "<i8", "corners": "<i8"}
 POWER_MPP = 10.0
 """Objective power times um per px: 0.25 um/px is called 40x."""
 SAME_MPP = 0.001
@@ -49,6 +42,9 @@ SAME_MPP = 0.001
 
 class FeaturesH5Sink:
     """Writes instances to an HDF5 file.
+
+    HDF5 lays the whole file out when it is begun, and is closed again: rows then go by plain writes to where it
+    reserved room for them. A disk that is full is an error of the system that way; inside HDF5 it ends the process.
 
     Args:
         path: the final file, ``*.h5`` by custom. One that exists is replaced at commit.
@@ -64,41 +60,35 @@ class FeaturesH5Sink:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._table: Table | None = None
-        self._file: h5py.File | None = None
+        self._file: IO[bytes] | None = None
+        self._offsets: dict[str, int] = {}
 
     def begin(self, context: SinkContext) -> None:
-        """Create the temporary file; ``context.instances`` says how many will come."""
-        import h5py
-
+        """Lay out the temporary file; ``context.instances`` says how many will come."""
         self.abort()
         table = Table.of(context)
-        with self._errors():
-            # removed first: HDF5 refuses to truncate what a crashed writer of this process still holds open
+        with output_errors(self.path):
             temporary(self.path).unlink(missing_ok=True)
-            self._file = h5py.File(temporary(self.path), "w")
+            self._offsets = lay_out(temporary(self.path), table)
+            self._file = temporary(self.path).open("r+b")
             self._table = table
-            self._file.attrs["wsikit"] = json.dumps(table.attributes(), sort_keys=True)
-            for name, (shape, dtype) in table.columns().items():
-                kind = "int64" if name == "coords" else dtype
-                chunks = (min(CHUNK, shape[0]), shape[1]) if all(shape) else None
-                self._file.create_dataset(name, shape, kind, chunks=chunks)
-            self._file["coords"].attrs.update(coordinate_attributes(table))
-            self._file["features"].attrs["name"] = context.slide_id
 
     def write(self, instances: Instances) -> None:
         """Append instances."""
         table, file = self._begun()
         rows, values = table.take(instances)
-        values["coords"] = np.rint(values["coords"]).astype(np.int64)
-        with self._errors():
-            for name, part in values.items():
-                file[name][rows] = part
+        with output_errors(self.path):
+            for name, (shape, _) in table.columns().items():
+                dtype = np.dtype(DTYPES[name])
+                part = np.rint(values[name]) if name == "coords" else values[name]
+                file.seek(self._offsets[name] + rows.start * shape[1] * dtype.itemsize)
+                file.write(np.ascontiguousarray(part, dtype).data)
 
     def commit(self) -> None:
         """Close, flush to disk and rename to the final path."""
         table, file = self._begun()
         table.finish()
-        with self._errors():
+        with output_errors(self.path):
             file.close()
             sync(temporary(self.path))
             temporary(self.path).replace(self.path)
@@ -109,27 +99,34 @@ class FeaturesH5Sink:
         """Remove everything written."""
         if self._file is not None:
             # a full disk refuses the last flush too, which no longer matters
-            with suppress(OSError, RuntimeError):
+            with suppress(OSError):
                 self._file.close()
             temporary(self.path).unlink(missing_ok=True)
         self._table = self._file = None
 
-    def _begun(self) -> tuple[Table, h5py.File]:
+    def _begun(self) -> tuple[Table, IO[bytes]]:
         if self._table is None or self._file is None:
             raise OutputError(f"{self.path}: call begin before write or commit", code="internal")
         return self._table, self._file
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """HDF5 says what the system refused only in the text of its errors."""
-        with output_errors(self.path):
-            try:
-                yield
-            except (OSError, RuntimeError) as error:
-                number = re.search(r"errno = (\d+)", str(error))
-                if number is None:
-                    raise
-                raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+def lay_out(path: Path, table: Table) -> dict[str, int]:
+    """Make the file with room for all rows; returns the byte at which the rows of each dataset begin."""
+    import h5py
+
+    whole = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    whole.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    whole.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    offsets = {}
+    with h5py.File(path, "w") as file:
+        file.attrs["wsikit"] = json.dumps(table.attributes(), sort_keys=True)
+        for name, (shape, _) in table.columns().items():
+            kind = h5py.h5t.py_create(np.dtype(DTYPES[name]))
+            made = h5py.h5d.create(file.id, name.encode(), kind, h5py.h5s.create_simple(shape), whole)
+            offsets[name] = made.get_offset() or 0
+        file["coords"].attrs.update(coordinate_attributes(table))
+        file["features"].attrs["name"] = table.context.slide_id
+    return offsets
 
 
 def coordinate_attributes(table: Table) -> dict[str, Any]:
