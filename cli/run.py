@@ -48,14 +48,18 @@ def run(
     ] = None,
     tissue_class: Annotated[
         list[str] | None,
-        typer.Option(help="Class that is tissue in a mask that is an annotation file; repeatable; all if not given."),
+        typer.Option(help="Class that is tissue where mask_path is an annotation file; repeatable; all if not given."),
     ] = None,
     roi: Annotated[
         Path | None,
-        typer.Option(help="Annotation file, or folder with one per slide: only what lies inside is run."),
+        typer.Option(
+            metavar="FILE_OR_FOLDER",
+            help="Annotations (GeoJSON, ASAP, Aperio, DSA) of the slide, or a folder with a file per slide, named like "
+            "it: run only windows that touch an area, keep only what lies inside.",
+        ),
     ] = None,
     roi_class: Annotated[
-        list[str] | None, typer.Option(help="Class of --roi that counts; repeatable; all if not given.")
+        list[str] | None, typer.Option(help="Class of the annotations that counts; repeatable; all if not given.")
     ] = None,
     qc: Annotated[
         str | None,
