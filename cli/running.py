@@ -31,13 +31,19 @@ Tissue = Annotated[
 ]
 TissueClass = Annotated[
     list[str] | None,
-    typer.Option(help="Class that is tissue in a mask that is an annotation file; repeatable; all if not given."),
+    typer.Option(help="Class that is tissue where mask_path is an annotation file; repeatable; all if not given."),
 ]
 Roi = Annotated[
     Path | None,
-    typer.Option(help="Annotation file, or folder with one per slide: only what lies inside is run."),
+    typer.Option(
+        metavar="FILE_OR_FOLDER",
+        help="Annotations (GeoJSON, ASAP, Aperio, DSA) of the slide, or a folder with a file per slide, named like it: "
+        "run only windows that touch an area, keep only what lies inside.",
+    ),
 ]
-RoiClass = Annotated[list[str] | None, typer.Option(help="Class of --roi that counts; repeatable; all if not given.")]
+RoiClass = Annotated[
+    list[str] | None, typer.Option(help="Class of the annotations that counts; repeatable; all if not given.")
+]
 Qc = Annotated[
     str | None,
     typer.Option(help='Patches good enough to be run: "pen<=0.1,sharpness>=20" or default; all if not given.'),

@@ -29,11 +29,14 @@ class RunConfig(BaseModel):
     tissue: Literal["auto", "detect", "whole"] = "auto"
     """Where to look: auto detects tissue on slides and takes plain images whole."""
     tissue_class: tuple[str, ...] = ()
-    """Classes of a mask that is an annotation file which mean tissue; empty is every annotation in it."""
+    """Classes that mean tissue, where a manifest's mask_path is an annotation file; empty is every area in it."""
     roi: Path | None = None
-    """Annotation file, or folder with one per slide: only what lies inside is run."""
+    """Annotation file (QuPath GeoJSON, ASAP or Aperio XML, DSA JSON) of the one slide, or folder with one per slide,
+    named like it: only windows that touch an area are run, and only what lies inside is kept, to the precision of the
+    outline. A manifest's roi_path wins. Thresholds are bound on all tissue, so that results are those of a whole run.
+    """
     roi_class: tuple[str, ...] = ()
-    """Classes of ``roi`` that count; empty is every annotation in it."""
+    """Classes of ``roi`` that count; empty is every area in it."""
     qc: str | None = None
     """Which patches are good enough to be run, such as "pen<=0.1,sharpness>=20" or "default"; null is all of them."""
     stain: str | None = None

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import shapely
 
-from wsikit.annotations import Annotations, read_annotations
+from tests.conformance.qupath import assert_qupath
+from wsikit.annotations import Annotations, read_annotations, write_annotations
 from wsikit.annotations.annotations import default_color
 from wsikit.errors import AnnotationError
 
@@ -222,3 +223,12 @@ def test_a_ring_that_crosses_itself_is_an_error_or_mended_and_never_taken_as_it_
     assert len(mended) == 3
     assert shapely.is_valid(mended).all()
     assert len(found.polygons(invalid="largest")) == 2
+
+
+def test_twins_and_features_of_one_id_get_ids_of_their_own(read: Any, tmp_path: Path) -> None:
+    found = read([{**feature(), "id": UUID}, {**feature(), "id": UUID}, feature(), feature()])
+    write_annotations(tmp_path / "b.geojson", found)
+    assert_qupath(tmp_path / "b.geojson")
+    ids = [each["id"] for each in json.loads((tmp_path / "b.geojson").read_bytes())["features"]]
+    assert ids[0] == UUID
+    assert len(set(ids)) == 4

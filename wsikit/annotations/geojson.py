@@ -24,7 +24,7 @@ import orjson
 import shapely
 
 from wsikit.annotations.annotations import KINDS, Annotations, Color, Item, Placement, Written, gather
-from wsikit.annotations.geojson_text import DERIVED, NAMESPACE, feature_texts
+from wsikit.annotations.geojson_text import DERIVED, GZIP_LEVEL, NAMESPACE, feature_texts
 from wsikit.annotations.shapes import dots, ellipse, line, polygon
 from wsikit.errors import AnnotationError
 from wsikit.features import FeatureKind, Features
@@ -75,7 +75,7 @@ class QuPathGeoJSON:
             texts += part
         data = b'{"type":"FeatureCollection","features":[\n' + b",\n".join(texts) + b"\n]}\n"
         # no time in the header: the same bytes every time
-        data = gzip.compress(data, mtime=0) if path.name.lower().endswith(".gz") else data
+        data = gzip.compress(data, GZIP_LEVEL, mtime=0) if path.name.lower().endswith(".gz") else data
         return Written(data, tuple(f"{n} x {what}" for what, n in left_out.items() if n))
 
 

@@ -23,6 +23,8 @@ from wsikit.predictions import Label
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "wsikit/features")
 """Namespace of feature ids: ``uuid5(NAMESPACE, "slide_id\\nkind\\nlabel name\\ncoordinates as written")``."""
 
+GZIP_LEVEL = 4
+"""Almost twice as fast as 5 on coordinates, for 4 % more bytes."""
 DECIMALS = 2
 """Decimals of coordinates: QuPath itself writes two, and since 0.6 reduces what it reads to 0.01 px."""
 SIGNIFICANT = 6
