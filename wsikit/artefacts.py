@@ -28,6 +28,8 @@ GREEN = 0.15
 """Chromaticity y that parts green ink (-0.1 to 0.05) from blue (0.3 to 0.4)."""
 BLUE_GREEN_DENSITY = 0.15
 """Least density of blue and green ink: paler colours have an uncertain hue."""
+COVERED_X, COVERED_DENSITY = 0.20, 0.35
+"""Blue or green ink on tissue is less blue, and denser. Tissue without ink passes both limits on 0.1 % of its area."""
 RED_X, RED_Y, RED_EXCESS = -0.60, 0.45, 0.30
 """Red ink has the hue of eosin (x and y below these) and is stronger: OD that it takes from green and blue light beyond
 what it takes from red. Eosin and blood exceed that on 1.9 % of a picture's tissue at most, in pieces too small."""
@@ -181,7 +183,7 @@ def _certain_ink(colour: Colour, mpp: float) -> dict[str, Mask]:
     from skimage.morphology import remove_small_objects
 
     density, x, y = colour.density, colour.x, colour.y
-    cold = (x > BLUE_GREEN) & (density > BLUE_GREEN_DENSITY)
+    cold = (x > BLUE_GREEN) & (density > BLUE_GREEN_DENSITY) | (x > COVERED_X) & (density > COVERED_DENSITY)
     red = (x < RED_X) & (y < RED_Y) & (colour.red_excess > RED_EXCESS)
     dark = (density > DARK_DENSITY) & (y < DARK_Y) | (density > BLACK_DENSITY) & (colour.greyness < BLACK_GREY)
     black = _wide(dark & (y > DAB_Y), max(1, round(BLACK_WIDTH_UM / 2 / mpp)))
