@@ -224,7 +224,7 @@ def test_a_filter_written_out_is_the_same_filter(terms: list[tuple[str, str, flo
     "text", ["", "pen", "pen<=", "pen=0.1", "pen<=a", "<=0.1", "pen<=0.1;fold<=1", "pen<=0.1,", "none"]
 )
 def test_another_grammar_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"like .pen<=0\.1,sharpness>=20.*measures are sharpness, pen, fold, sat"):
+    with pytest.raises(ConfigError, match=r"like .pen<=0\.1,sharpness>=10.*measures are sharpness, pen, fold, sat"):
         QualityFilter.parse(text)
 
 
