@@ -177,10 +177,16 @@ def test_the_edge_of_a_cover_slip_is_no_tissue(sample: Pixels) -> None:
     assert float(after.info["edge"]) > 0
 
 
-def test_dark_grey_in_the_midst_of_tissue_is_tissue() -> None:
-    pixels = mixed((200, 120, 170), (200, 120, 170))
-    pixels[::12, ::12] = pixels[1::12, ::12] = (40, 40, 42)  # strong nuclei, 2 um x 4 um
-    assert tissue_of(pixels).array.all()
+@pytest.mark.parametrize(("around", "is_edge"), [((200, 120, 170), False), ((243, 243, 244), True)])
+def test_dark_grey_is_an_edge_on_glass_and_not_in_the_midst_of_tissue(
+    around: tuple[int, int, int], is_edge: bool
+) -> None:
+    pixels = mixed(around, around)
+    for y in range(0, 200, 40):
+        for x in range(0, 400, 40):
+            pixels[y : y + 8, x : x + 8] = (40, 40, 42)  # 16 um, 80 um apart
+    assert find_artefacts(pixels, MPP).edge.any() == is_edge
+    assert tissue_of(pixels).array.all() != is_edge
 
 
 def test_a_spot_of_an_inks_colour_is_no_ink() -> None:
