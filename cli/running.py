@@ -46,7 +46,10 @@ RoiClass = Annotated[
 ]
 Qc = Annotated[
     str | None,
-    typer.Option(help='Patches good enough to be run: "pen<=0.1,sharpness>=20" or default; all if not given.'),
+    typer.Option(
+        help="Patches good enough to be run: limits on sharpness, pen, fold and saturation, such as "
+        '"pen<=0.1,fold<=0.2", or default; all if not given.'
+    ),
 ]
 Stain = Annotated[
     str | None,

@@ -28,6 +28,8 @@ GREEN = 0.15
 """Chromaticity y that parts green ink (-0.1 to 0.05) from blue (0.3 to 0.4)."""
 BLUE_GREEN_DENSITY = 0.15
 """Least density of blue and green ink: paler colours have an uncertain hue."""
+COVERED_X, COVERED_DENSITY = 0.20, 0.35
+"""Blue or green ink on tissue is less blue, and denser. Tissue without ink passes both limits on 0.1 % of its area."""
 RED_X, RED_Y, RED_EXCESS = -0.60, 0.45, 0.30
 """Red ink has the hue of eosin (x and y below these) and is stronger: OD that it takes from green and blue light beyond
 what it takes from red. Eosin and blood exceed that on 1.9 % of a picture's tissue at most, in pieces too small."""
@@ -57,7 +59,8 @@ RIM_UM = 30.0
 EDGE_DENSITY, EDGE_GREY = 0.35, 0.15
 """A cover slip's edge, air bubbles and dust are dark by refraction: dense and without colour."""
 CLEAR_DENSITY, EDGE_AROUND_UM = 0.12, 400.0
-"""Such a place lies on glass: of a square of this side around it, two fifths are less dense than this."""
+"""Such a place lies on glass: of a square of this side around it, two fifths are less dense than this. Clean glass has
+0.00 to 0.05, mounting medium and dirt some more; a line up to 0.24 mm wide leaves two fifths of its square free."""
 FOLD_DENSITY, FOLD_SIGMA_UM = 0.55, 12.0
 """Two layers of tissue take up twice the light of one. Smoothed with this sigma, more than a nucleus, tissue of one
 layer has a mean OD of 0.15 to 0.45 and exceeds the limit on 3.3 % of its area at most (densely stained tumour)."""
@@ -181,7 +184,7 @@ def _certain_ink(colour: Colour, mpp: float) -> dict[str, Mask]:
     from skimage.morphology import remove_small_objects
 
     density, x, y = colour.density, colour.x, colour.y
-    cold = (x > BLUE_GREEN) & (density > BLUE_GREEN_DENSITY)
+    cold = (x > BLUE_GREEN) & (density > BLUE_GREEN_DENSITY) | (x > COVERED_X) & (density > COVERED_DENSITY)
     red = (x < RED_X) & (y < RED_Y) & (colour.red_excess > RED_EXCESS)
     dark = (density > DARK_DENSITY) & (y < DARK_Y) | (density > BLACK_DENSITY) & (colour.greyness < BLACK_GREY)
     black = _wide(dark & (y > DAB_Y), max(1, round(BLACK_WIDTH_UM / 2 / mpp)))

@@ -38,7 +38,8 @@ class RunConfig(BaseModel):
     roi_class: tuple[str, ...] = ()
     """Classes of ``roi`` that count; empty is every area in it."""
     qc: str | None = None
-    """Which patches are good enough to be run, such as "pen<=0.1,sharpness>=20" or "default"; null is all of them."""
+    """Which patches are good enough to be run: limits on sharpness, pen, fold and saturation, such as
+    "pen<=0.1,sharpness>=10", or "default"; null is all of them."""
     stain: str | None = None
     """Stain normalisation, METHOD:REFERENCE such as "macenko:reference.png"; null leaves colours as they are."""
     min_tissue: float | None = Field(default=None, ge=0, le=1)

@@ -117,7 +117,7 @@ class QualityFilter:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """From "pen<=0.1,sharpness>=20", or "default".
+        """From "pen<=0.1,sharpness>=10", or "default".
 
         Raises ConfigError for an unknown measure or another grammar; the message names the choices.
         """
@@ -159,7 +159,7 @@ def _limit(term: str, text: str) -> Limit:
         measure, sign, value = found.group(1), found.group(2), float(found.group(3))  # type: ignore[union-attr]
     except (AttributeError, ValueError) as error:
         raise ConfigError(
-            f'a quality filter is like "pen<=0.1,sharpness>=20", or "default"; {term!r} in {text!r} is not; {choices}'
+            f'a quality filter is like "pen<=0.1,sharpness>=10", or "default"; {term!r} in {text!r} is not; {choices}'
         ) from error
     if measure not in MEASURES:
         raise ConfigError(f"there is no quality measure {measure!r} (in {text!r}); {choices}")

@@ -30,6 +30,9 @@ SATURATION = (0.05, 0.10)
 """The Otsu threshold on HSV saturation is kept inside these. Below the floor a blank slide's noise turns to tissue;
 above the cap a field that is all tissue is split into pale and strong (measured: glass has 0.00 to 0.04, pale stroma
 0.10 and more)."""
+PALE_SATURATION = 0.065
+"""Paler than the threshold, and still tissue where it joins what is above it: pale stroma, fat. Measured: glass stays
+below 0.035 on 99 % of its area in nine pictures."""
 MIN_AREA_UM2 = 5_000.0
 """Smaller specks are dust (a square of 70 um)."""
 MAX_HOLE_UM2 = 20_000.0
@@ -262,8 +265,8 @@ def _mask_mpp(slide: Slide) -> float:
 
 
 def find_tissue(slide: Slide) -> TissueMask:
-    """Find tissue by its colour: Otsu on saturation inside fixed limits, pen ink and cover-slip edges left out, small
-    holes filled, specks removed.
+    """Find tissue by its colour: Otsu on saturation inside fixed limits, with what is paler and joins it; pen ink and
+    cover-slip edges left out, small holes filled, specks removed.
 
     Reads the slide once at 2 to 8 um per pixel, strip by strip where the file has only its finest level.
 
@@ -300,6 +303,7 @@ def detect(pixels: Pixels, mpp: float) -> tuple[NDArray[np.bool_], dict[str, flo
         mpp: um per pixel, for the smoothing and the area limits.
     """
     from scipy import ndimage
+    from skimage.filters import apply_hysteresis_threshold
     from skimage.morphology import remove_small_holes, remove_small_objects
 
     artefacts = find_artefacts(pixels, mpp)
@@ -309,7 +313,8 @@ def detect(pixels: Pixels, mpp: float) -> tuple[NDArray[np.bool_], dict[str, flo
     saturation = ndimage.gaussian_filter(saturation, SMOOTHING_UM / mpp)
     threshold = _threshold(saturation[~stray])
     # a dark line or nucleus inside tissue is a small hole; ink on tissue is none to be filled
-    mask = remove_small_holes((saturation > threshold) & ~stray, max_size=int(MAX_HOLE_UM2 / mpp**2)) & ~artefacts.pen
+    stained = apply_hysteresis_threshold(np.where(stray, 0, saturation), min(PALE_SATURATION, threshold), threshold)
+    mask = remove_small_holes(stained, max_size=int(MAX_HOLE_UM2 / mpp**2)) & ~artefacts.pen
     mask = remove_small_objects(mask, max_size=int(MIN_AREA_UM2 / mpp**2))
     info: dict[str, float | str] = {"method": "saturation", "threshold": round(threshold, 4)}
     shares = {"pen": float(artefacts.pen.mean()), "edge": float(artefacts.edge.mean())}

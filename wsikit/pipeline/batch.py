@@ -50,7 +50,7 @@ from wsikit.tissue import TissueMask, find_tissue
 
 SPOOL = ".spool"
 OVERVIEW = "overview.png"
-OTHERS = ("tissue.geojson",)
+OTHERS = ("tissue.geojson", "tissue.png", "tissue-overview.png")
 """What other verbs write into a slide's folder; a run leaves it alone."""
 
 

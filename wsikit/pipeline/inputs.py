@@ -135,7 +135,7 @@ def _inside(out: Path | None, folder: Path) -> Path | None:
 
 def _is_output(path: Path, out: Path | None) -> bool:
     # pictures are the only outputs that look like slides; a neighbour called slide.json alone may be the user's own
-    picture = path.name == "overview.png"
+    picture = path.name in {"overview.png", "tissue.png", "tissue-overview.png"}
     made = picture and any(path.with_name(name).exists() for name in ("slide.json", "tissue.geojson"))
     return made or (out is not None and path.parent.resolve().is_relative_to(out))
 
