@@ -11,8 +11,9 @@ What differs from the code that is usually run (Veta's, and torchstain's after i
 3. Which direction is haematoxylin is asked of all that tells it from eosin, not of red alone, and both must look like
    what they are said to be. A section with one stain, or with another than eosin, is refused and never bent.
 4. A pixel holds stain where the mean of its channels says so, not each channel: see ``LEAST_OD``.
-5. The density at right angles to both stains is kept, and stays as large: ink and pigment look like ink and pigment,
-   and a profile carried over to itself changes nothing. What is brighter than glass stays as bright.
+5. The density at right angles to both stains is kept, where that code drops it: ink and pigment look like ink and
+   pigment, and a profile carried over to itself changes nothing. It shrinks with the stain that shrinks most, or it
+   would outweigh it, and never grows. What is brighter than glass stays as bright.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ class Macenko(StainProfile):
 
     def move(self, rgb: NDArray[np.float64], target: Self) -> NDArray[np.float64]:
         """See ``StainProfile.move``."""
-        scale = np.array([*np.divide(target.strong, self.strong), 1.0])
+        scale = np.divide(target.strong, self.strong)
+        scale = np.append(scale, min(1.0, *scale))
         matrix = np.linalg.inv(basis(np.array(self.stains))) @ (scale[:, None] * basis(np.array(target.stains)))
         glare = np.minimum(optical_density(rgb), 0)
         return faded(rgb, intensity(absorption(rgb) @ matrix + glare))
