@@ -63,7 +63,10 @@ def run(
     ] = None,
     stain: Annotated[
         str | None,
-        typer.Option(metavar="METHOD:REFERENCE", help="Normalise stains, for example macenko:reference.png."),
+        typer.Option(
+            metavar="METHOD:REFERENCE",
+            help="Normalise stains: macenko or reinhard, and an image, profile or slide.json to look like.",
+        ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; auto if not given.")] = None,
     formats: Annotated[
