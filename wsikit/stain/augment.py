@@ -3,9 +3,9 @@
 Tellez et al., "Whole-slide mitosis detection in H&E breast histology using PHH3 as a reference ...", IEEE Trans Med
 Imaging 37 (2018) 2126-2136: the amount of every stain is multiplied by alpha and shifted by beta, both drawn anew for
 each image and stain, alpha from 1 - sigma to 1 + sigma, beta from -sigma to sigma. Tellez et al., Med Image Anal 58
-(2019) 101544 call sigma 0.05 HED-light and 0.2 HED-strong, and found light to be enough. Here beta is in natural OD
-(their unit was that of a logarithm of intensities from 2 to 3), the third component is what is at right angles to
-haematoxylin and eosin, and glass stays as it is.
+(2019) 101544 call sigma 0.05 HED-light and 0.2 HED-strong. Here beta is in natural OD (their unit was that of a
+logarithm of intensities from 2 to 3), the third component is what is at right angles to haematoxylin and eosin, and
+glass stays as it is.
 """
 
 from __future__ import annotations
