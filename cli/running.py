@@ -53,7 +53,10 @@ Qc = Annotated[
 ]
 Stain = Annotated[
     str | None,
-    typer.Option(metavar="METHOD:REFERENCE", help="Normalise stains, for example macenko:reference.png."),
+    typer.Option(
+        metavar="METHOD:REFERENCE",
+        help="Normalise stains: macenko or reinhard, and an image, profile or slide.json to look like.",
+    ),
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda; auto if not given.")]
 Config = Annotated[

@@ -41,7 +41,8 @@ class RunConfig(BaseModel):
     """Which patches are good enough to be run: limits on sharpness, pen, fold and saturation, such as
     "pen<=0.1,sharpness>=10", or "default"; null is all of them."""
     stain: str | None = None
-    """Stain normalisation, METHOD:REFERENCE such as "macenko:reference.png"; null leaves colours as they are."""
+    """Stain normalisation, METHOD:REFERENCE (``wsikit.stain.reference.load_target``) such as "macenko:reference.png";
+    null leaves colours as they are."""
     min_tissue: float | None = Field(default=None, ge=0, le=1)
     """Smallest share of tissue of a patch; null is the model's own."""
     batch_size: int | None = Field(default=None, ge=1)

@@ -14,6 +14,9 @@ LEAST_OD = 0.15
 """Beta of Macenko et al. (ISBI 2009): a pixel with less OD, natural logarithm, holds no stain. Here the mean of the
 three channels must reach it. Veta's code asks it of every channel, which throws away most eosin: pink lets red through
 (10 % of the pixels of a pale section are left, against 53 %)."""
+DARKEST = 16
+"""A pixel with a channel below this (OD 2.65) is folded tissue, pigment, ink or a camera at its end: its hue is noise,
+and large, so that it would set the strength of a stain."""
 LEAST_PIXELS = 1000
 """Fewest stained pixels that say what the stains of a slide are: the outermost 1 % are then ten."""
 MOST_PIXELS = 1 << 22
@@ -38,14 +41,14 @@ def absorption(rgb: NDArray[np.uint8] | NDArray[np.float64]) -> NDArray[np.float
 
 
 def stained_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(N, 3) those of (..., 3) RGB pixels that hold stain.
+    """(N, 3) those of (..., 3) RGB pixels that hold stain, and are not black.
 
     Raises StainError (code blank) where they are fewer than ``LEAST_PIXELS``.
     """
     flat = pixels.reshape(-1, 3)
     flat = flat[:: -(-len(flat) // MOST_PIXELS) or 1]
     table = absorption(np.arange(256, dtype=np.float64))
-    stained: NDArray[np.uint8] = flat[table[flat].mean(axis=1) >= LEAST_OD]
+    stained: NDArray[np.uint8] = flat[(table[flat].mean(axis=1) >= LEAST_OD) & (flat.min(axis=1) >= DARKEST)]
     if len(stained) < LEAST_PIXELS:
         raise StainError(
             f"{len(stained)} of {len(flat)} pixels hold stain, at least {LEAST_PIXELS} are needed", code="blank"
@@ -57,9 +60,10 @@ def faded(rgb: NDArray[np.float64], moved: NDArray[np.float64]) -> NDArray[np.fl
     """``moved`` where (N, 3) colours hold stain, ``rgb`` where they are glass, in proportion between.
 
     Without it a faint shade on the glass is amplified like stain. What gets darker does so in full from ``LEAST_OD``
-    on; what gets brighter from a third of that on, or thin tissue would come out darker than dense tissue.
+    on; what gets brighter from a third of that on, or thin tissue would come out darker than dense tissue. Nothing gets
+    brighter than glass.
     """
     share = absorption(rgb).mean(axis=1, keepdims=True) / LEAST_OD
-    change = moved - rgb
+    change = np.minimum(moved, np.maximum(rgb, WHITE - 1)) - rgb
     change *= np.minimum(np.where(change > 0, 3 * share, share), 1)
     return rgb + change

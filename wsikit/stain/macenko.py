@@ -11,8 +11,9 @@ What differs from the code that is usually run (Veta's, and torchstain's after i
 3. Which direction is haematoxylin is asked of all that tells it from eosin, not of red alone, and both must look like
    what they are said to be. A section with one stain, or with another than eosin, is refused and never bent.
 4. A pixel holds stain where the mean of its channels says so, not each channel: see ``LEAST_OD``.
-5. The density at right angles to both stains is kept, and stays as large: ink and pigment look like ink and pigment,
-   and a profile carried over to itself changes nothing. What is brighter than glass stays as bright.
+5. The density at right angles to both stains is kept, where that code drops it: ink and pigment look like ink and
+   pigment, and a profile carried over to itself changes nothing. It shrinks with the stain that shrinks most, or it
+   would outweigh it, and never grows. What is brighter than glass stays as bright.
 """
 
 from __future__ import annotations
@@ -67,13 +68,14 @@ class Macenko(StainProfile):
         density = absorption(stained_pixels(pixels))
         stains = _ordered(_outermost(density))
         _refuse_other_stains(stains)
-        amounts = density @ np.linalg.inv(_basis(stains))
+        amounts = density @ np.linalg.inv(basis(stains))
         return cls(nested(stains), nested(np.percentile(amounts[:, :2], STRONG, axis=0)))
 
     def move(self, rgb: NDArray[np.float64], target: Self) -> NDArray[np.float64]:
         """See ``StainProfile.move``."""
-        scale = np.array([*np.divide(target.strong, self.strong), 1.0])
-        matrix = np.linalg.inv(_basis(np.array(self.stains))) @ (scale[:, None] * _basis(np.array(target.stains)))
+        scale = np.divide(target.strong, self.strong)
+        scale = np.append(scale, min(1.0, *scale))
+        matrix = np.linalg.inv(basis(np.array(self.stains))) @ (scale[:, None] * basis(np.array(target.stains)))
         glare = np.minimum(optical_density(rgb), 0)
         return faded(rgb, intensity(absorption(rgb) @ matrix + glare))
 
@@ -110,7 +112,8 @@ def _degrees(one: NDArray[np.float64], two: NDArray[np.float64]) -> float:
     return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
 
 
-def _basis(stains: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(3, 3) the two stains and, of length 1, what is at right angles to both."""
-    other = np.cross(stains[0], stains[1])
-    return np.vstack([stains, other / np.linalg.norm(other)])
+def basis(stains: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(3, 3) rows of length 1: the (2, 3) stains and what is at right angles to both."""
+    rows = np.vstack([stains, np.cross(stains[0], stains[1])])
+    unit: NDArray[np.float64] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit

@@ -66,9 +66,8 @@ def load_target(spec: str) -> StainTarget:
 def _profile(values: Any) -> Mapping[str, Any]:
     """The profile in a JSON file: all of it, or what a slide.json says of its slide."""
     found = values
-    for key in ("bound", "stain", "profile"):
-        if isinstance(found, dict) and "method" not in found:
-            found = found.get(key)
+    for key in ("bound", "stain", "profile") if isinstance(values, dict) and "bound" in values else ():
+        found = found.get(key) if isinstance(found, dict) else None
     if not isinstance(found, dict) or "method" not in found:
         raise ConfigError("it is neither a stain profile nor the slide.json of a slide that one was fitted to")
     return found
