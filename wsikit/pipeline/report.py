@@ -61,22 +61,27 @@ class RunFacts:
 def write_summary(out_dir: Path, records: Sequence[Record]) -> Path:
     """Write OUT/summary.csv, one row per record in their order: UTF-8, comma, quoted where needed, ``\\n`` line ends.
 
-    After ``COLUMNS`` and ``MORE_COLUMNS`` comes ``objects:<label>`` (a count) or ``fraction:<label>`` (a share of the
-    tissue) for every label that occurs. Control characters of names are escaped, so a row is a line. Empty means not
-    known. Numbers are written as they are in the records, mm^2 and shares with six decimals.
+    After ``COLUMNS`` and ``MORE_COLUMNS`` comes ``objects:<label>`` (a count), ``fraction:<label>`` (a share of the
+    tissue) or ``score:<label>`` (of the whole slide) for every label that occurs. Control characters of names are
+    escaped, so a row is a line. Empty means not known. Numbers are written as they are in the records, mm^2, shares and
+    scores with six decimals.
 
     Raises:
         OutputError: it cannot be written.
     """
     path = out_dir / "summary.csv"
     objects, fractions = _names(records, "objects_per_class"), _names(records, "area_fractions")
+    scores = _names(records, "scores")
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     more = [f"objects:{name}" for name in objects] + [f"fraction:{name}" for name in fractions]
+    more += [f"score:{name}" for name in scores]
     writer.writerow([*COLUMNS, *MORE_COLUMNS, *map(printable, more)])
     for record in records:
         counts, shares = record.get("objects_per_class") or {}, record.get("area_fractions") or {}
         rounded = [None if shares.get(name) is None else round(shares[name], 6) for name in fractions]
+        said = record.get("scores") or {}
+        rounded += [None if said.get(name) is None else round(said[name], 6) for name in scores]
         cells = [*_cells(record), *map(counts.get, objects), *rounded]
         writer.writerow(["" if cell is None else printable(cell) for cell in cells])
     replace_file(path, text.getvalue().encode())
@@ -120,8 +125,8 @@ def _bad_tiles(record: Record) -> int | None:
 
 
 def _objects(record: Record) -> int | None:
-    """Objects of the model's classes; None for a score map, whose one feature is the tissue."""
-    if record.get("area_fractions") and not record.get("objects_per_class"):
+    """Objects of the model's classes; None for a score map, whose one feature is the tissue, and for bare features."""
+    if (record.get("area_fractions") or record.get("features")) and not record.get("objects_per_class"):
         return None
     found: int | None = record.get("objects")
     return found
@@ -165,7 +170,8 @@ def _columns(records: Sequence[Record]) -> dict[str, bool]:
     """Which columns say something: a run of a score map has no objects, and most runs have nothing bad to count."""
     has = {key: any(record.get(key) for record in records) for key in ("bad_tiles", "seam_conflicts")}
     has["areas"] = any(record.get("area_fractions") for record in records)
-    has["objects"] = not has["areas"] or any(_objects(record) is not None for record in records)
+    has |= {key: any(record.get(key) for record in records) for key in ("scores", "features")}
+    has["objects"] = not (has["areas"] or has["features"]) or any(_objects(record) is not None for record in records)
     return has
 
 
