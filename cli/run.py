@@ -13,7 +13,13 @@ def run(
     source: running.Source,
     out: running.Out,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="`wsikit models` lists them; nuclei if not given.")
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="A name (`wsikit models` lists them), predictor.py:MyPredictor, or model.pt or model.onnx with a card "
+            "beside it; nuclei if not given.",
+        ),
     ] = None,
     mpp: Annotated[
         float | None, typer.Option(help="Micrometres per pixel that the model sees; its own if not given.")

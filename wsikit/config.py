@@ -21,7 +21,7 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = "nuclei"
-    """Name of a predictor; `wsikit models` lists them."""
+    """Name of a predictor (`wsikit models` lists them), predictor.py:MyPredictor, or a model file with its card."""
     mpp: float | None = Field(default=None, gt=0)
     """Micrometres per pixel that the model sees; null is the model's own."""
     mpp_override: float | None = Field(default=None, gt=0)

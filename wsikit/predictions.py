@@ -228,7 +228,11 @@ class Predictor(Protocol):
     ``predict`` must give for a patch the same answer whatever else is in the batch.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """As reports show it."""
+        ...
+
     produces: ClassVar[type[ScoreMap] | type[Points] | type[Objects]]
     """The one kind of prediction that ``predict`` returns."""
 

@@ -45,7 +45,7 @@ class Registry(Mapping[str, str]):
             # a package that is found by two ways to the same folder is one package
             if entry.name not in self._rows and entry not in found.get(entry.name, ()):
                 found[entry.name] = (*found.get(entry.name, ()), entry)
-        return dict(sorted(found.items()))
+        return {name: tuple(sorted(found[name], key=_described)) for name in sorted(found)}
 
     def __getitem__(self, name: str) -> str:
         if name in self._rows:
@@ -63,9 +63,10 @@ class Registry(Mapping[str, str]):
     def __len__(self) -> int:
         return len(self._rows) + len(self._plugins)
 
-    def is_own(self, name: str) -> bool:
-        """Whether a name is a row of the table, not a package's."""
-        return name in self._rows
+    @property
+    def plugins(self) -> tuple[str, ...]:
+        """The names that installed packages add."""
+        return tuple(self._plugins)
 
     def origin(self, name: str) -> str:
         """Who gives a name: wsikit, or the package and its version. Raises UnknownNameError."""

@@ -194,7 +194,7 @@ def test_bad_tiles_are_listed_in_reading_order_at_any_supertile() -> None:
 
 @pytest.fixture
 def blobs(monkeypatch: pytest.MonkeyPatch) -> RunConfig:
-    monkeypatch.setattr(batch_module, "load_predictor", lambda *_, **__: BlobPredictor())
+    monkeypatch.setattr(batch_module, "load_model", lambda *_, **__: BlobPredictor())
     return RunConfig(mpp_override=0.5, num_workers=1)
 
 

@@ -55,7 +55,7 @@ def pictures(folder: Path, names: list[str]) -> Path:
 
 @pytest.fixture
 def deadly(monkeypatch: pytest.MonkeyPatch) -> RunConfig:
-    monkeypatch.setattr(batch_module, "load_predictor", lambda *_, **__: Deadly())
+    monkeypatch.setattr(batch_module, "load_model", lambda *_, **__: Deadly())
     return RunConfig(mpp_override=0.5, num_workers=2, supertile=64)
 
 
@@ -102,7 +102,7 @@ class _Interrupting(Silent):
 def test_an_interrupt_stops_at_the_next_supertile_and_leaves_no_outcome(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(batch_module, "load_predictor", lambda *_, **__: BlobPredictor())
+    monkeypatch.setattr(batch_module, "load_model", lambda *_, **__: BlobPredictor())
     entries = find_slides(pictures(tmp_path / "in", ["a", "b"]))
     config = RunConfig(mpp_override=0.5, num_workers=1, supertile=64)
     watching = _Interrupting()

@@ -81,8 +81,8 @@ class Card(_Frozen):
 
     name: str = Field(min_length=1)
     task: Literal["classification", "segmentation", "embedding", "bag"]
-    """classification gives (N, K), one row per patch; segmentation (N, K, patch, patch); embedding (N, D); bag scores of
-    all patches of a slide together (``wsikit.nn.attention``)."""
+    """classification gives (N, K), one row per patch; segmentation (N, K, patch, patch); embedding (N, D); bag gives
+    scores of all patches of a slide together (``wsikit.nn.attention``)."""
     labels: tuple[Annotated[CardLabel, BeforeValidator(_label)], ...] = ()
     """The K classes in the order of the model's channels; none for embedding."""
     mpp: Number = Field(gt=0)

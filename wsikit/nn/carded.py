@@ -177,6 +177,12 @@ def load_carded(
     """
     digest = sha256(path)
     card = read_card(find_card(path))
+    if card.task == "bag":
+        raise ConfigError(
+            f"the card of {path} is of a model over bags, which takes features and no patches",
+            code="bad_card",
+            remedy="-m takes it in another form: `wsikit models` lists them",
+        )
     if card.sha256 is not None and card.sha256.lower() != digest:
         raise ConfigError(
             f"{path} is not the file of its card: its sha256 is {digest}, the card says {card.sha256}",

@@ -10,12 +10,14 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
-from wsikit.errors import ConfigError, SlideOpenError
-from wsikit.slides import open_reader
+from wsikit.errors import ConfigError, PluginError, SlideOpenError
+from wsikit.slides import READERS, open_reader
 
 SLIDE_SUFFIXES = frozenset(
     {".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".tif", ".tiff", ".btf", ".dcm", ".vms", ".vmu", ".svslide", ".qptiff"}
@@ -90,11 +92,22 @@ def find_slides(source: str | Path, out: Path | None = None) -> list[SlideEntry]
 
 
 def _suffixes() -> str:
-    return f"known suffixes: {' '.join(sorted(SLIDE_SUFFIXES | IMAGE_SUFFIXES))}"
+    return f"known suffixes: {' '.join(sorted(_known_suffixes()))}"
+
+
+@cache
+def _known_suffixes() -> frozenset[str]:
+    """wsikit's own, and those that readers of other packages say of themselves."""
+    found = SLIDE_SUFFIXES | IMAGE_SUFFIXES
+    for name in READERS.plugins:
+        # one that is broken says so where a file is opened
+        with suppress(PluginError):
+            found |= frozenset(getattr(READERS.load(name), "suffixes", ()))
+    return found
 
 
 def _is_slide(path: Path) -> bool:
-    return path.suffix.lower() in SLIDE_SUFFIXES | IMAGE_SUFFIXES and not path.name.startswith(".")
+    return path.suffix.lower() in _known_suffixes() and not path.name.startswith(".")
 
 
 def _from_folder(folder: Path, out: Path | None) -> list[SlideEntry]:

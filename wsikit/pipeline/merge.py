@@ -66,6 +66,7 @@ class _Gallery:
     classes: Pixels | None = None
     find: Callable[[Region], Outlines] | None = None
     heat: HeatMap | None = None
+    """Of models that score patches and weigh all alike: their classes are drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,7 @@ class _Merge:
         heat = HeatMap(score, self.grid.spec, self.grid.size)
         for mask_sink in self.mask_sinks():
             _write_all(mask_sink, heat.blocks(mask_sink.block))
-        self.gallery.heat = heat
+        self.gallery.heat = heat if score.attention is None else None
         found = replace(found, scores={label.name: float(s) for label, s in zip(labels, score.scores, strict=True)})
         if score.instances is None:
             return found
@@ -361,6 +362,7 @@ def _downsample_into(small: Pixels, block: MaskBlock, step: int) -> None:
 
 def _scene(work: _Merge, slide_id: str, merged: Merged, picture: Pixels, mpp: float) -> Scene:
     gallery, slide = work.gallery, work.slide
+    patches = work.embedded.patches(slide) if work.embedded else None
     if gallery.heat is not None:
         gallery.classes = _patch_classes(work, slide.plane(mpp))
     if gallery.classes is not None:
@@ -383,14 +385,13 @@ def _scene(work: _Merge, slide_id: str, merged: Merged, picture: Pixels, mpp: fl
         labels=work.predictor.labels,
         tissue=work.tissue.polygons(slide),
         objects=_drawn(gallery, centroids),
-        # attention is drawn instead, where there is any
-        classes=None if work.embedded and work.embedded.attention is not None else gallery.classes,
+        classes=gallery.classes,
         fields=tuple(_fields(work, centroids)),
         counts=merged.objects_per_class,
         fractions=merged.area_fractions,
-        patches=None if work.embedded is None else work.embedded.patches(slide),
-        features=merged.features,
-        scores=merged.scores,
+        patches=patches,
+        features=None if patches is None else merged.features,
+        scores={} if patches is None else merged.scores,
         bad=[tile.level0() for tile in work.bad],
     )
 

@@ -123,10 +123,11 @@ class Scene:
     objects: Outlines = field(default_factory=Outlines.none)
     """All objects, or an even sample of them, for the slide."""
     classes: Pixels | None = None
-    """(h, w) for score maps, covering the whole slide at any resolution: 0 is nothing, k the label of index k - 1."""
+    """(h, w) for score maps and classified patches, covering the whole slide at any resolution: 0 is nothing, k the
+    label of index k - 1."""
     fields: tuple[Field, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
-    """label name -> objects found on the slide (all of them, not the sample), for the caption."""
+    """label name -> objects found on the slide (all of them, not the sample), or patches, for the caption."""
     fractions: Mapping[str, float] = field(default_factory=dict)
     """label name -> share of the tissue area, for the caption of score maps."""
     patches: Patches | None = None
@@ -419,8 +420,8 @@ def _facts(scene: Scene) -> str:
     facts = [f"{scene.size[0]:,} × {scene.size[1]:,} px", f"{scene.slide_mpp:.4g} µm/px"]
     if scene.features is not None:
         facts.append("{:,} patches × {:,} features".format(*scene.features))
-    elif scene.classes is None:
-        facts.append(f"{sum(scene.counts.values()):,} objects")
+    elif scene.classes is None or scene.counts:
+        facts.append(f"{sum(scene.counts.values()):,} {'objects' if scene.classes is None else 'patches'}")
     facts.append(f"{printable(scene.model)} at {scene.mpp:.4g} µm/px")
     if not scene.tissue:
         facts.append("no tissue found")

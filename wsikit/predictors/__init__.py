@@ -130,12 +130,12 @@ def _lacking(model: Any) -> list[str]:
     missing = [name for name in needed if not name.startswith("_") and not hasattr(model, name)]
     if missing:
         return [f"{type(model).__name__} has no {', '.join(missing)}"]
-    labels = model.labels if isinstance(model.labels, tuple) else (model.labels,)
+    labelled = isinstance(model.labels, tuple) and all(isinstance(label, Label) for label in model.labels)
     checks = {
         "name must be a text that is not empty": isinstance(model.name, str) and bool(model.name),
         "tile must be a wsikit.geometry.TileSpec": isinstance(model.tile, TileSpec),
-        "labels must be a tuple of wsikit.predictions.Label": all(isinstance(label, Label) for label in labels),
-        "labels must have different names": len({getattr(label, "name", label) for label in labels}) == len(labels),
+        "labels must be a tuple of wsikit.predictions.Label": labelled,
+        "labels must have different names": not labelled or len({x.name for x in model.labels}) == len(model.labels),
     }
     if kind is Predictor:
         checks["produces must be ScoreMap, Points or Objects"] = model.produces in (ScoreMap, Points, Objects)

@@ -1,7 +1,7 @@
 """Reading slides. To add a reader: one file here and one row in ``READERS``.
 
-The readers are tried in the order of the table; the first that opens the file serves it. (The place of the direct TIFF
-reader is before OpenSlide.)
+The readers are tried in the order of the table, then those that installed packages add to the entry-point group
+``wsikit.readers``; the first that opens the file serves it. (The place of the direct TIFF reader is before OpenSlide.)
 """
 
 from __future__ import annotations
@@ -45,20 +45,25 @@ def open_reader(path: str | Path, reader: str | None = None) -> Reader:
     reasons: dict[str, SlideOpenError] = {}
     for name in [reader] if reader else list(READERS):
         try:
-            opened: Reader = READERS.load(name)(path)
+            return READERS.load(name)(path) if name not in READERS.plugins else _by_plugin(name, path)
         except SlideOpenError as error:
             reasons[name] = error
-        except PluginError as error:
-            # a package that is broken must not keep the others from the file
-            if reader:
-                raise
-            reasons[name] = SlideOpenError(str(error))
-        else:
-            return opened
     specific = [error for error in reasons.values() if error.code != "unreadable"]
     chosen = specific[0] if specific else next(iter(reasons.values()))
     listed = "; ".join(f"{name}: {error}" for name, error in reasons.items())
     raise SlideOpenError(f"no reader opens {path.name} ({listed})", code=chosen.code, remedy=chosen.remedy) from chosen
+
+
+def _by_plugin(name: str, path: Path) -> Reader:
+    """Open with a package's reader. Whatever goes wrong in it must not keep the other readers from the file."""
+    try:
+        opened: Reader = READERS.load(name)(path)
+    except SlideOpenError:
+        raise
+    except Exception as error:  # a package may raise anything
+        said = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+        raise SlideOpenError(f"the reader of {READERS.origin(name)} failed: {said}") from error
+    return opened
 
 
 def open_slide(path: str | Path, mpp: float | None = None, reader: str | None = None) -> Slide:

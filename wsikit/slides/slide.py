@@ -35,7 +35,8 @@ class Reader(Protocol):
     """One file format library behind a fixed face: discrete levels, RGB out, errors raised and never painted over.
 
     A reader gives every pixel of a level one value, however the reads are cut: two overlapping reads agree on their
-    overlap (the conformance suite checks it). Safe to call from several threads.
+    overlap (the conformance suite checks it). Safe to call from several threads. A reader of another package may say
+    with a class attribute ``suffixes`` which files of a folder are slides (".abc", lower case).
     """
 
     name: str
