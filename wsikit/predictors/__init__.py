@@ -54,6 +54,10 @@ def load_predictor(
         PluginError: a file or package that cannot be loaded, or a class that is no predictor.
         ConfigError: a resolution, a share, a device or a card that the model cannot work with.
     """
+    if name.startswith("abmil:"):
+        from wsikit.nn.attention import load_attention
+
+        return load_attention(Path(name.removeprefix("abmil:")), mpp=mpp, min_tissue=min_tissue, device=device)
     if name not in PREDICTORS and Path(name).suffix.lower() in MODEL_SUFFIXES:
         from wsikit.nn.carded import load_carded
 
