@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from . import running
+
 if TYPE_CHECKING:
     from wsikit.pipeline.evaluate import Evaluation, Summary
 
@@ -42,6 +44,7 @@ def evaluate(
             "and the others are places in the model's list of classes from 1.",
         ),
     ] = None,
+    stain: running.Stain = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many images.", min=1)] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; auto if not given.")] = None,
     num_workers: Annotated[int, typer.Option("--num-workers", "-n", help="Processes.", min=1)] = 1,
@@ -58,7 +61,7 @@ def evaluate(
     from wsikit.pipeline.model import load_model
     from wsikit.pipeline.scores import Settings
 
-    flags = {"model": model, "mpp": mpp, "mpp_override": mpp_override, "device": device}
+    flags = {"model": model, "mpp": mpp, "mpp_override": mpp_override, "device": device, "stain": stain}
     config = load_config(RunConfig, None, (), flags)
     settings = Settings(radius_um, config.mpp_override, dict(_meaning(text) for text in mask_class or []))
     command = shlex.join(["wsikit", *sys.argv[1:]])

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsikit.atomic import output_errors, replace_file
+from wsikit.errors import ConfigError
 from wsikit.metrics import bin_counts, quadratic_weighted_kappa, quartile_edges
 from wsikit.pipeline.examples import Example, draw_examples, example_of
 from wsikit.pipeline.run import run
@@ -35,7 +36,8 @@ from wsikit.pipeline.scores import (
 )
 from wsikit.pipeline.state import digest, failure, model_card, versions
 from wsikit.pipeline.truth import Pair, find_pairs, read_truth
-from wsikit.predictions import Predictor
+from wsikit.predictions import Model, Predictor
+from wsikit.predictors.files import dumps, loads_once
 from wsikit.slides import open_slide
 from wsikit.tissue import TissueMask
 
@@ -196,12 +198,13 @@ def _majority(pooled: Scores) -> dict[str, float]:
 class _Job:
     """What all images share."""
 
-    predictor: Predictor
+    predictor: bytes
+    """Pickled by ``predictors.files``, so that a predictor of a user's file reaches workers."""
     settings: Settings
 
 
 def evaluate(
-    predictor: Predictor,
+    predictor: Model,
     data: str | Path,
     *,
     settings: Settings | None = None,
@@ -228,14 +231,19 @@ def evaluate(
         progress: called with (images done, images in all).
 
     Raises:
-        ConfigError: no images.
+        ConfigError: no images, or a model of bags, which says nothing of places that truth could be held against.
         AnnotationError: code no_truth where none of them has truth.
         OutputError: ``out`` cannot be written.
     """
+    if not isinstance(predictor, Predictor):
+        raise ConfigError(
+            f"the model {predictor.name!r} scores whole bags of patches; truth beside images is of objects, points or "
+            "areas: give a model that finds those"
+        )
     settings, clock = settings or Settings(), time.perf_counter()
     started = datetime.now(UTC).isoformat(timespec="seconds")
     pairs = find_pairs(data, out)[:limit]
-    job = _Job(predictor, settings)
+    job = _Job(dumps(predictor), settings)
     results: dict[int, ImageResult] = {}
     with workers(num_workers, processes=True) as client:
         for index, result in bounded(client, partial(_evaluate_one, job), enumerate(pairs)):
@@ -277,7 +285,8 @@ def _evaluate_one(job: _Job, numbered: tuple[int, Pair]) -> tuple[int, ImageResu
 
 
 def _scored(job: _Job, pair: Pair, base: ImageResult) -> ImageResult:
-    entry, predictor, settings = pair.entry, job.predictor, job.settings
+    entry, settings = pair.entry, job.settings
+    predictor: Predictor = loads_once(job.predictor)
     with open_slide(entry.path, entry.mpp or settings.mpp_override) as slide:
         truth = read_truth(pair.truth, slide)
         missing = not_computable(truth, predictor)

@@ -24,7 +24,7 @@ from wsikit.pipeline.merge import Merged, merge
 from wsikit.pipeline.schedule import bounded, slots
 from wsikit.pipeline.schedule import workers as local_workers
 from wsikit.predictions import BagPredictor, Batch, Encoder, Model, Prediction, Predictor
-from wsikit.predictors.files import dumps, loads
+from wsikit.predictors.files import dumps, loads_once
 from wsikit.quality import ANY_QUALITY, Quality, QualityFilter, inspect_windows
 from wsikit.sinks import Sink
 from wsikit.slides import BadTile, Slide, open_slide
@@ -143,13 +143,6 @@ def _opened(ref: SlideRef) -> Slide:
     return open_slide(ref.path, ref.mpp_override, ref.reader)
 
 
-@lru_cache(maxsize=4)
-def _unpickled(predictor: bytes) -> Model:
-    """A worker keeps its predictors from task to task, and with them what they load when first used."""
-    model: Model = loads(predictor)
-    return model
-
-
 def predict_supertile(job: Job, numbered: tuple[int, TileGrid]) -> TaskResult:
     """Read one super-tile, predict its windows and spool what they own. The unit of scheduling."""
     index, grid = numbered
@@ -159,7 +152,7 @@ def predict_supertile(job: Job, numbered: tuple[int, TileGrid]) -> TaskResult:
     # those that the extent reads between the windows would make the outcome depend on the super-tile's size
     met = [tile for tile in part.bad if any(overlap(tile.lattice(slide.mpp / region.mpp), patch) for patch in grid)]
     bad = [tile.lattice(slide.mpp / region.mpp) for tile in met]
-    model = _unpickled(job.predictor) if isinstance(job.predictor, bytes) else job.predictor
+    model = loads_once(job.predictor) if isinstance(job.predictor, bytes) else job.predictor
     quality = inspect_windows(part.pixels, region, grid)
     good = job.qc.passes(quality)
     if good.any():

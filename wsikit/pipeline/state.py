@@ -89,20 +89,13 @@ def is_settled(record: Record | None, key: str, folder: Path) -> bool:
     return all((folder / name).exists() for name in record.get("outputs", {}))
 
 
-def _class_of(predictor: Model) -> str:
-    """Where the code is: a module, or for a predictor file of the user's its sha256, so that a changed file counts."""
-    from wsikit.predictors.files import source_of
-
-    source = source_of(type(predictor))
-    home = f"sha256 {source.sha256}" if source else type(predictor).__module__
-    return f"{home}:{type(predictor).__qualname__}"
-
-
 def model_card(predictor: Model) -> dict[str, Any]:
     """What identifies a model: two models with the same card give the same results."""
+    from wsikit.predictors.files import code_of
+
     return {
         "name": predictor.name,
-        "class": _class_of(predictor),
+        "class": code_of(type(predictor)),
         "tile": asdict(predictor.tile),
         "labels": [asdict(label) for label in predictor.labels],
         "identity": dict(predictor.identity),

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from wsikit.errors import PredictionError, StainError
 from wsikit.geometry import Region, TileSpec
 from wsikit.predictions import Bag, BagPredictor, BagScore, Batch, Encoder, Label, Model, Prediction, Predictor
+from wsikit.predictors.files import code_of
 from wsikit.predictors.sampling import tissue_pixels
 from wsikit.slides import PartialRead, Slide
 from wsikit.stain import StainProfile
@@ -86,8 +87,7 @@ class _Normalised(Generic[M]):
     @property
     def identity(self) -> Mapping[str, Any]:
         """The model's class and identity, and the target."""
-        kind = type(self.model)
-        model = {"class": f"{kind.__module__}:{kind.__qualname__}", "identity": dict(self.model.identity)}
+        model = {"class": code_of(type(self.model)), "identity": dict(self.model.identity)}
         return {"model": model, "stain": self.target.identity}
 
     @property
