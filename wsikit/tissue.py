@@ -310,10 +310,12 @@ def detect(pixels: Pixels, mpp: float) -> tuple[NDArray[np.bool_], dict[str, flo
     stray = artefacts.pen | artefacts.edge
     brightest = pixels.max(axis=2).astype(np.float32)
     saturation = (brightest - pixels.min(axis=2)) / np.maximum(brightest, 1)
-    saturation = ndimage.gaussian_filter(saturation, SMOOTHING_UM / mpp)
+    fine, saturation = (ndimage.gaussian_filter(saturation, um / mpp) for um in (SMOOTHING_UM / 4, SMOOTHING_UM))
     threshold = _threshold(saturation[~stray])
     # a dark line or nucleus inside tissue is a small hole; ink on tissue is none to be filled
-    stained = apply_hysteresis_threshold(np.where(stray, 0, saturation), min(PALE_SATURATION, threshold), threshold)
+    # what is pale must be so itself: the smoothing alone puts a pale rim round strong tissue
+    joined = np.where(saturation > threshold, saturation, np.minimum(saturation, fine))
+    stained = apply_hysteresis_threshold(np.where(stray, 0, joined), min(PALE_SATURATION, threshold), threshold)
     mask = remove_small_holes(stained, max_size=int(MAX_HOLE_UM2 / mpp**2)) & ~artefacts.pen
     mask = remove_small_objects(mask, max_size=int(MIN_AREA_UM2 / mpp**2))
     info: dict[str, float | str] = {"method": "saturation", "threshold": round(threshold, 4)}
