@@ -211,6 +211,7 @@ class MeanColour:
 
     name: ClassVar[str] = "mean-colour"
     tile: ClassVar[TileSpec] = TileSpec(0.5, 128, 0, 0.0)
+    labels: ClassVar[tuple[Label, ...]] = ()
     width: ClassVar[int] = 3
     identity: ClassVar[Mapping[str, Any]] = {}
 
