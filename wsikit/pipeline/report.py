@@ -89,7 +89,8 @@ def write_summary(out_dir: Path, records: Sequence[Record]) -> Path:
 
 
 def _cells(record: Record) -> list[Any]:
-    plain = [record.get(name) for name in COLUMNS[:-1]]
+    bare = record.get("features") and not record.get("objects_per_class")
+    plain = [None if name == "objects" and bare else record.get(name) for name in COLUMNS[:-1]]
     tissue, density = _tissue_mm2(record), _per_mm2(record)
     return [
         *plain,
