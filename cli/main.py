@@ -10,9 +10,12 @@ from typing import Annotated
 import typer
 
 from .config import config_app
+from .convert import convert
 from .embed import embed
+from .evaluate import evaluate
 from .info import info
 from .models import models
+from .report import report
 from .run import run
 from .samples import samples
 from .tissue import tissue
@@ -47,7 +50,7 @@ def _options(
     """Whole-slide images in, QuPath GeoJSON and OME-Zarr masks out."""
 
 
-for verb in (info, tissue, run, embed, models, samples):
+for verb in (info, tissue, run, embed, report, evaluate, convert, models, samples):
     typer_app.command()(verb)
 typer_app.add_typer(config_app, name="config")
 

@@ -31,20 +31,32 @@ Tissue = Annotated[
 ]
 TissueClass = Annotated[
     list[str] | None,
-    typer.Option(help="Class that is tissue in a mask that is an annotation file; repeatable; all if not given."),
+    typer.Option(help="Class that is tissue where mask_path is an annotation file; repeatable; all if not given."),
 ]
 Roi = Annotated[
     Path | None,
-    typer.Option(help="Annotation file, or folder with one per slide: only what lies inside is run."),
+    typer.Option(
+        metavar="FILE_OR_FOLDER",
+        help="Annotations (GeoJSON, ASAP, Aperio, DSA) of the slide, or a folder with a file per slide, named like it: "
+        "run only windows that touch an area, keep only what lies inside.",
+    ),
 ]
-RoiClass = Annotated[list[str] | None, typer.Option(help="Class of --roi that counts; repeatable; all if not given.")]
+RoiClass = Annotated[
+    list[str] | None, typer.Option(help="Class of the annotations that counts; repeatable; all if not given.")
+]
 Qc = Annotated[
     str | None,
-    typer.Option(help='Patches good enough to be run: "pen<=0.1,sharpness>=20" or default; all if not given.'),
+    typer.Option(
+        help="Patches good enough to be run: limits on sharpness, pen, fold and saturation, such as "
+        '"pen<=0.1,fold<=0.2", or default; all if not given.'
+    ),
 ]
 Stain = Annotated[
     str | None,
-    typer.Option(metavar="METHOD:REFERENCE", help="Normalise stains, for example macenko:reference.png."),
+    typer.Option(
+        metavar="METHOD:REFERENCE",
+        help="Normalise stains: macenko or reinhard, and an image, profile or slide.json to look like.",
+    ),
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda; auto if not given.")]
 Config = Annotated[
@@ -92,16 +104,16 @@ def carry_out(config: RunConfig, source: str, out: Path, limit: int | None, *, f
     with observer(sum(entry.part_of is None for entry in entries)) as watching:
         command = shlex.join(["wsikit", *sys.argv[1:]])
         records = run_many(entries, out, config, force=force, observer=watching, command=command)
-    print(_closing(records, out))
+    print(closing(records, out))
     if not all_complete(records):
         raise typer.Exit(3)
 
 
-def _closing(records: list[dict[str, Any]], out: Path) -> str:
+def closing(records: list[dict[str, Any]], out: Path) -> str:
+    """How many files ended how, and where the report is."""
     from collections import Counter
 
     counts = Counter(record["status"] for record in records)
-    listed = ", ".join(
-        f"{counts[name]} {name}" for name in ("complete", "partial", "failed", "skipped") if counts[name]
-    )
+    statuses = ("complete", "partial", "failed", "skipped", "running", "waiting")
+    listed = ", ".join(f"{counts[name]} {name}" for name in statuses if counts[name])
     return f"{len(records)} file{'s' if len(records) != 1 else ''}: {listed}\nreport: {out / 'report.html'}"

@@ -21,6 +21,7 @@ BUILTINS = {
     errors.ConfigError: ValueError,
     errors.PluginError: ValueError,
     errors.UnknownNameError: LookupError,
+    errors.StainError: ValueError,
     errors.OutputError: OSError,
     SampleError: FileNotFoundError,
 }

@@ -29,15 +29,20 @@ class RunConfig(BaseModel):
     tissue: Literal["auto", "detect", "whole"] = "auto"
     """Where to look: auto detects tissue on slides and takes plain images whole."""
     tissue_class: tuple[str, ...] = ()
-    """Classes of a mask that is an annotation file which mean tissue; empty is every annotation in it."""
+    """Classes that mean tissue, where a manifest's mask_path is an annotation file; empty is every area in it."""
     roi: Path | None = None
-    """Annotation file, or folder with one per slide: only what lies inside is run."""
+    """Annotation file (QuPath GeoJSON, ASAP or Aperio XML, DSA JSON) of the one slide, or folder with one per slide,
+    named like it: only windows that touch an area are run, and only what lies inside is kept, to the precision of the
+    outline. A manifest's roi_path wins. Thresholds are bound on all tissue, so that results are those of a whole run.
+    """
     roi_class: tuple[str, ...] = ()
-    """Classes of ``roi`` that count; empty is every annotation in it."""
+    """Classes of ``roi`` that count; empty is every area in it."""
     qc: str | None = None
-    """Which patches are good enough to be run, such as "pen<=0.1,sharpness>=20" or "default"; null is all of them."""
+    """Which patches are good enough to be run: limits on sharpness, pen, fold and saturation, such as
+    "pen<=0.1,sharpness>=10", or "default"; null is all of them."""
     stain: str | None = None
-    """Stain normalisation, METHOD:REFERENCE such as "macenko:reference.png"; null leaves colours as they are."""
+    """Stain normalisation, METHOD:REFERENCE (``wsikit.stain.reference.load_target``) such as "macenko:reference.png";
+    null leaves colours as they are."""
     min_tissue: float | None = Field(default=None, ge=0, le=1)
     """Smallest share of tissue of a patch; null is the model's own."""
     batch_size: int | None = Field(default=None, ge=1)

@@ -79,6 +79,16 @@ class ConfigError(WsikitError, ValueError):
     code = "bad_config"
 
 
+class AnnotationError(WsikitError, ValueError):
+    """An annotation file cannot be read, or does not hold what is needed.
+
+    Codes: bad_annotations, unknown_class, invalid_geometry, outside_slide, no_annotations, not_representable, and where
+    a model is measured by them no_truth, ambiguous_truth, wrong_shape, not_comparable.
+    """
+
+    code = "bad_annotations"
+
+
 class PluginError(ConfigError):
     """Code that a user or an installed package adds cannot be loaded, or does not keep its contract.
 
@@ -96,6 +106,12 @@ class UnknownNameError(WsikitError, KeyError):
 
     code = "unknown_name"
     __str__ = Exception.__str__  # KeyError shows its message in quotes
+
+
+class StainError(WsikitError, ValueError):
+    """Pixels do not show the stains that a method needs. Codes: blank, one_stain, not_he, colourless."""
+
+    code = "blank"
 
 
 class OutputError(WsikitError, OSError):

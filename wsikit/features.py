@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from wsikit.geometry import Region
 
-FeatureKind = Literal["detection", "cell", "annotation", "tile"]
-"""QuPath's object types, the ones that wsikit writes."""
+FeatureKind = Literal["detection", "cell", "annotation", "tile", "tmaCore"]
+"""QuPath's object types. wsikit itself makes no tmaCore; annotation files may hold them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,7 +21,8 @@ class Features:
 
     kind: FeatureKind
     geometries: NDArray[np.object_]
-    """(N,) shapely Points, Polygons or MultiPolygons; (x, y) in level-0 pixels of the full plane."""
+    """(N,) shapely Points, Polygons or MultiPolygons, from annotation files also lines and MultiPoints; (x, y) in
+    level-0 pixels of the full plane."""
     labels: NDArray[np.int64]
     """(N,) index into the context's labels; -1 for no class."""
     measurements: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
@@ -29,10 +30,32 @@ class Features:
     nuclei: NDArray[np.object_] | None = None
     """(N,) nucleus Polygons of cells, same frame."""
     names: tuple[str, ...] | None = None
-    """(N,) display names, where features have one."""
+    """(N,) display names, where features have one; the empty string is none."""
+    ids: tuple[str, ...] | None = None
+    """(N,) UUIDs that features have already; the empty string, or None for all, is one made of slide and geometry."""
+    locked: NDArray[np.bool_] | None = None
+    """(N,) whether QuPath refuses to move it; None locks annotations and nothing else."""
+    colors: NDArray[np.int16] | None = None
+    """(N, 3) RGB of an object's own, apart from its class's; -1 for none."""
 
     def __len__(self) -> int:
         return len(self.geometries)
+
+    def __getitem__(self, rows: slice | NDArray[np.intp] | NDArray[np.bool_]) -> Features:
+        """Some of the features, in the order of ``rows``."""
+        chosen = np.arange(len(self))[rows].tolist()
+        columns = {name: values[rows] for name, values in self.measurements.items()}
+        return Features(
+            self.kind,
+            self.geometries[rows],
+            self.labels[rows],
+            columns,
+            None if self.nuclei is None else self.nuclei[rows],
+            None if self.names is None else tuple(self.names[i] for i in chosen),
+            None if self.ids is None else tuple(self.ids[i] for i in chosen),
+            None if self.locked is None else self.locked[rows],
+            None if self.colors is None else self.colors[rows],
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

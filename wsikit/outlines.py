@@ -1,4 +1,4 @@
-"""Outlines of the objects of a label image, as shapely polygons.
+"""Outlines of the objects of a label image, as shapely polygons, and the pixels of polygons.
 
 The frame is that of the image: (x, y) in pixels, pixel-corner convention, so that pixel (0, 0) covers [0, 1) x [0, 1).
 
@@ -10,12 +10,13 @@ and all coordinates are multiples of one half: moving an object by whole pixels 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from skimage.measure import label as label_parts
+
+from wsikit.geometry import Region
 
 _MIDPOINTS = np.array([(0.5, 0.0), (1.0, 0.5), (0.5, 1.0), (0.0, 0.5)])
 """(x, y) of the midpoints of a pixel's top, right, bottom and left edge, from the pixel's corner."""
@@ -68,6 +69,8 @@ def largest_parts(label_image: NDArray[np.integer]) -> NDArray[np.int32]:
     Returns:
         (H, W) with the same labels; all other pixels are 0.
     """
+    from skimage.measure import label as label_parts
+
     # equal labels that touch by an edge are one part; parts are numbered in row order
     parts = label_parts(label_image, background=0, connectivity=1)
     sizes = np.bincount(parts.ravel())
@@ -209,3 +212,99 @@ def _simplified(polygons: NDArray[np.object_], tolerance: float) -> NDArray[np.o
     sound = shapely.is_valid(simpler) & ~shapely.is_empty(simpler) & (shapely.get_type_id(simpler) == 3)
     kept: NDArray[np.object_] = np.where(sound, simpler, polygons)
     return kept
+
+
+def pixels(
+    shapes: NDArray[np.object_], region: Region
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The pixels of a region whose centres lie in polygons: rows, columns, and which polygon each belongs to.
+
+    All polygons at once, by scanlines: every edge crosses the line through the centres of a row of pixels in one place;
+    the crossings of a polygon with a line, sorted, bound its inside by pairs, holes and all.
+
+    Args:
+        shapes: (N,) Polygons in pixels of the region's lattice.
+        region: where; rows and columns count from its corner.
+
+    Returns:
+        Three (M,) arrays, sorted by polygon.
+    """
+    x0, y0, x1, y1, polygon = _polygon_edges(shapes, region)
+    # an edge crosses the lines y = row + 0.5 with y0 <= row + 0.5 < y1, whichever end is up
+    first = np.maximum(np.ceil(np.minimum(y0, y1) - 0.5), 0).astype(np.int64)
+    last = np.minimum(np.ceil(np.maximum(y0, y1) - 0.5), region.height).astype(np.int64)
+    edge, row = _ranges(first, last)
+    slope = (x1 - x0)[edge] / (y1 - y0)[edge]
+    x = x0[edge] + (row + 0.5 - y0[edge]) * slope
+    order = np.lexsort((x, row, polygon[edge]))
+    x, row, owner = x[order], row[order], polygon[edge][order]
+    enter = np.maximum(np.ceil(x[::2] - 0.5), 0).astype(np.int64)
+    leave = np.minimum(np.ceil(x[1::2] - 0.5), region.width).astype(np.int64)
+    span, column = _ranges(enter, leave)
+    return row[::2][span], column, owner[::2][span]
+
+
+def _polygon_edges(shapes: NDArray[np.object_], region: Region) -> tuple[NDArray[Any], ...]:
+    """x0, y0, x1, y1 of all edges that are not level, from the region's corner, and the polygon that each is of."""
+    rings, polygon = shapely.get_rings(shapes, return_index=True)
+    points, ring = shapely.get_coordinates(rings, return_index=True)
+    points = points - (region.x, region.y)
+    start = np.flatnonzero((ring[1:] == ring[:-1]) & (points[1:, 1] != points[:-1, 1]))
+    return *points[start].T, *points[start + 1].T, polygon[ring[start]]
+
+
+def _ranges(first: NDArray[np.int64], last: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The integers of many half-open ranges: which range each is of, and the integer."""
+    counts = np.maximum(last - first, 0)
+    owner = np.repeat(np.arange(len(counts)), counts)
+    step = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return owner, first[owner] + step
+
+
+def coverage(shapes: NDArray[np.object_], region: Region) -> NDArray[np.float64]:
+    """(region.height, region.width) the share of each pixel that lies in polygons, exactly.
+
+    1. Cut every edge at the lines between pixels, so that each piece lies in one pixel.
+    2. A piece that runs down by dy covers, in its row, dy of every pixel to its right and, of its own pixel, dy times
+       what lies to the right of the piece's middle. Pieces of the other side of the polygon take it off again.
+    3. Add up from left to right.
+
+    Args:
+        shapes: (N,) valid Polygons that do not overlap, in pixels of the region's lattice.
+        region: where.
+    """
+    # normal form: left sides of shells run down, those of holes up
+    x0, y0, x1, y1, _ = _polygon_edges(shapely.normalize(shapes), region)
+    edge, start, stop = _pieces(x0, y0, x1, y1)
+    down = (stop - start) * (y1 - y0)[edge]
+    middle = (start + stop) / 2
+    x, y = x0[edge] + middle * (x1 - x0)[edge], y0[edge] + middle * (y1 - y0)[edge]
+    row = np.floor(y).astype(np.int64)
+    kept = (row >= 0) & (row < region.height) & (x < region.width)
+    row, x, down = row[kept], np.maximum(x[kept], 0.0), down[kept]
+    column = np.floor(x).astype(np.int64)
+    # one more column catches what begins in the last pixel
+    width = region.width + 1
+    place, size = row * width + column, region.height * width
+    change = np.bincount(place, down * (column + 1 - x), size) + np.bincount(place + 1, down * (x - column), size)
+    total = np.cumsum(change.reshape(region.height, width), axis=1)[:, :-1]
+    return np.clip(total, 0.0, 1.0)
+
+
+def _pieces(
+    x0: NDArray[np.float64], y0: NDArray[np.float64], x1: NDArray[np.float64], y1: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Edges cut at whole x and y: which edge each piece is of, and where on it, from 0 to 1, it begins and ends."""
+    edges, places = [np.arange(len(x0))], [np.zeros(len(x0))]
+    for a, b in ((x0, x1), (y0, y1)):
+        first = np.floor(np.minimum(a, b)).astype(np.int64) + 1
+        last = np.ceil(np.maximum(a, b)).astype(np.int64)
+        edge, line = _ranges(first, last)
+        edges.append(edge)
+        places.append((line - a[edge]) / (b - a)[edge])
+    edge, start = np.concatenate(edges), np.concatenate(places)
+    order = np.lexsort((start, edge))
+    edge, start = edge[order], start[order]
+    stop = np.append(start[1:], 1.0)
+    stop[np.append(edge[1:] != edge[:-1], True)] = 1.0
+    return edge, start, stop

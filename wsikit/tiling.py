@@ -71,6 +71,10 @@ class TileGrid(Sequence[Region]):
         column, row = self.cells[index]
         return self.spec.core_region(int(column), int(row))
 
+    def where(self, wanted: NDArray[np.bool_]) -> TileGrid:
+        """The windows marked in (N,) ``wanted``."""
+        return TileGrid(self.spec, self.cells[wanted], self.size)
+
     def extent(self) -> Region:
         """The smallest region that holds every patch. The grid must not be empty."""
         (c0, r0), (c1, r1) = self.cells.min(axis=0), self.cells.max(axis=0)

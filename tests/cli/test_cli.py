@@ -27,7 +27,7 @@ from wsikit.predictors import PREDICTORS
 from wsikit.sinks import SINKS
 from wsikit.slides import open_slide
 
-VERBS = ["info", "tissue", "run", "embed", "models", "samples", "config"]
+VERBS = ["info", "tissue", "run", "embed", "evaluate", "convert", "models", "samples", "config"]
 FAST = ["-n", "1", "--mpp-override", "0.5"]
 """One process: no dask to start."""
 
@@ -242,7 +242,7 @@ def test_tissue_writes_outlines_and_a_picture(wsikit: Command, cmu: Path, tmp_pa
     assert answer.code == 0, answer.err
     assert "mm^2 of tissue" in answer.out
     folder = tmp_path / "cmu-1-small-region"
-    assert {p.name for p in folder.iterdir()} == {"tissue.geojson", "overview.png"}
+    assert {p.name for p in folder.iterdir()} == {"tissue.geojson", "tissue.png", "overview.png"}
     features = json.loads((folder / "tissue.geojson").read_text("utf-8"))["features"]
     assert {feature["properties"]["objectType"] for feature in features} == {"annotation"}
 
@@ -252,6 +252,8 @@ def test_tissue_goes_on_after_a_bad_slide(wsikit: Command, slides: Path, tmp_pat
     answer = wsikit("tissue", "-i", slides, "-o", tmp_path / "out", "--mpp-override", "2")
     assert answer.code == 3
     assert "bad: failed (unreadable)" in answer.out
+    assert "  what to do: check that the file is whole" in answer.out
+    assert "3 slides: 2 done, 1 failed; written to" in answer.out.splitlines()[-1]
     assert (tmp_path / "out" / "two" / "tissue.geojson").exists()
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import base64
 import csv
+import hashlib
 import io
+import re
 from collections.abc import Iterable
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -19,10 +23,19 @@ from PIL import Image
 
 from wsikit.atomic import replace_file
 from wsikit.errors import OutputError
-from wsikit.pipeline import report
-from wsikit.pipeline.report import COLUMNS, PICTURE_BYTES, RunFacts, write_report, write_summary
+from wsikit.pipeline.report import RunFacts, pictures, summary, write_report, write_summary
+from wsikit.pipeline.report.pictures import PICTURE_BYTES
+from wsikit.pipeline.report.summary import COLUMNS
+from wsikit.slides import open_slide
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>\n\u202egpj.{{ 7 * 6 }}"
+QUALITY = {
+    "patches": 200,
+    "dropped": 20,
+    "filter": "pen<=0.1",
+    "flags": {"blur": 90, "pen": 20},
+    "measures": {"sharpness": [1.0, 2.0, 3.25, 4.0, 5.0]},
+}
 MODEL = {
     "name": "nuclei",
     "mpp": 0.5,
@@ -95,7 +108,7 @@ class Page(HTMLParser):
             pass
 
     def handle_data(self, data: str) -> None:
-        if not {"script", "style"} & set(self._open):
+        if not {"script", "style", "nav", "title"} & set(self._open):
             self.text += data
 
     def named(self, tag: str) -> list[dict[str, str | None]]:
@@ -129,8 +142,9 @@ def test_headline_adds_up(tmp_path: Path) -> None:
     text = page(
         tmp_path, [complete("a"), complete("b", status="partial", reason="unreadable_pixels"), failed("c")]
     ).text
-    headline = " ".join(text[: text.index("What needs attention")].split())
-    assert "3slides 1complete 1partial 1failed 3,000objects 1.00mm² of tissue 9.0 sof work" in headline
+    headline = " ".join(text[: text.index("What was found")].split())
+    said = "3slides 1complete 1partial 1failed 1.00mm² of tissue 3,000objects3,000objects per mm² 9.0 sof work"
+    assert said in headline
 
 
 def test_wall_time_of_the_run_is_shown_when_given(tmp_path: Path) -> None:
@@ -140,11 +154,19 @@ def test_wall_time_of_the_run_is_shown_when_given(tmp_path: Path) -> None:
 def test_every_slide_has_a_row_whose_link_reaches_more_of_it(tmp_path: Path) -> None:
     found = page(tmp_path, [complete("a"), failed("b"), complete("c"), complete("d", status="partial")])
     links = {(attributes["href"] or "")[1:] for attributes in found.named("a") if (attributes["href"] or "")[0] == "#"}
-    assert links == {"slide-1", "slide-2", "slide-3", "slide-4"}
+    assert {link for link in links if link.startswith("slide-")} == {f"slide-{i}" for i in range(1, 5)}
     targets = [
         attributes["id"] for _, attributes in found.elements if (attributes.get("id") or "").startswith("slide-")
     ]
-    assert sorted(map(str, targets)) == sorted(links)
+    assert sorted(map(str, targets)) == [f"slide-{i}" for i in range(1, 5)]
+
+
+def test_the_links_of_the_top_lead_to_parts_that_are_there(tmp_path: Path) -> None:
+    found = page(tmp_path, [complete("a", patient="P", quality=QUALITY), failed("b")])
+    ids = {attributes.get("id") for _, attributes in found.elements}
+    links = [attributes["href"] or "" for attributes in found.named("a")]
+    assert len([link for link in links if link.startswith("#") and not link.startswith("#slide")]) == 8
+    assert not {link[1:] for link in links if link.startswith("#")} - ids
 
 
 def test_a_failed_slide_stands_among_the_problems_only(tmp_path: Path) -> None:
@@ -228,13 +250,76 @@ def test_report_asks_the_network_for_nothing(tmp_path: Path) -> None:
     policy = [a["content"] for a in found.named("meta") if a.get("http-equiv") == "Content-Security-Policy"]
     assert policy[0] is not None
     assert policy[0].startswith("default-src 'none'; img-src data:;")
-    assert "http" not in write_report(tmp_path, [complete()]).read_text().replace("http-equiv", "")
+    html = write_report(tmp_path, [complete(f"s{i}", tissue_um2=1e6 * (i + 1), quality=QUALITY) for i in range(4)])
+    assert not re.findall(
+        r"https?:|//[a-z]|@import|url\(|srcset|<(?:iframe|object|embed|base)\b", bare(html.read_text())
+    )
+
+
+def bare(html: str) -> str:
+    """Without comments of the script and without embedded pictures."""
+    return re.sub(r"data:image/jpeg;base64,[\w+/=]+|(?m:(?:^|  )// .*$)|http-equiv", "", html)
+
+
+def test_only_the_script_of_the_page_may_run(tmp_path: Path) -> None:
+    html = write_report(tmp_path, [complete()]).read_text()
+    (allowed,) = re.findall(r"script-src '([^']+)'", html)
+    (script,) = re.findall(r"<script>(.*)</script>", html, flags=re.DOTALL)
+    assert allowed == "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+@pytest.mark.parametrize("count", [1, 5, 60])
+def test_the_charts_of_the_page_are_well_formed(tmp_path: Path, count: int) -> None:
+    html = write_report(tmp_path, [complete(f"<{i}>&", tissue_um2=1e5 * (i + 1)) for i in range(count)]).read_text()
+    charts = re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL)
+    assert len(charts) == (3 if count > 2 else 0)
+    for chart in charts:
+        ElementTree.fromstring(chart)
+
+
+def test_quality_is_told_and_a_flagged_slide_is_marked(tmp_path: Path) -> None:
+    text = page(tmp_path, [complete("a", quality=QUALITY), complete("old")]).text
+    whole, table, details = (text.split(head)[1] for head in ("Quality\n", "\nSlides\n", "Slide by slide"))
+    assert "200 patches of 1 slide looked at; kept were those with pen<=0.1, and 20 were left out (10.0 %)" in whole
+    assert "more than 20 % of its patches" in whole
+    assert "blur 45.0 %" in table[: table.index("Slide by slide")]
+    assert "pen 10.0 %" not in table[: table.index("Slide by slide")]
+    assert "sharpness 3.25 1.00 to 5.00" in details
+
+
+def test_warnings_scores_and_features_are_shown(tmp_path: Path) -> None:
+    more = {"warnings": ["the stain is odd"], "scores": {"ALL": 0.2, "AML": 0.7}}
+    bag = complete(objects_per_class={}, objects=0, features={"patches": 1234, "width": 384}, **more)
+    text = page(tmp_path, [bag]).text
+    assert "The stain is odd." in text
+    assert "The label with the highest score: AML for 1 slide." in text
+    assert "Features of 1,234 patches of 1 slide, 384 numbers each." in text
+    assert "AML 0.700" in text[text.index("\nSlides\n") : text.index("Slide by slide")]
+    assert text.index("AML 0.700", text.index("Slide by slide")) < text.index("ALL 0.200")
+    assert "Objects" not in text
+    assert rows(tmp_path, [bag])[0]["score:AML"] == "0.7"
+
+
+def test_summary_has_columns_of_quality_and_patient_only_where_there_are_some(tmp_path: Path) -> None:
+    row = rows(tmp_path, [complete("a", quality=QUALITY, patient="P 1"), complete("b")])[0]
+    assert (row["flag:blur"], row["flag:pen"], row["dropped"], row["patient"]) == ("0.45", "0.1", "20", "P 1")
+    assert not {"dropped", "patient"} & set(rows(tmp_path, [complete("b")])[0])
+
+
+def test_pictures_and_charts_have_text_for_those_who_do_not_see_them(tmp_path: Path) -> None:
+    picture(tmp_path, "one")
+    found = page(tmp_path, [complete(), *(complete(f"s{i}") for i in range(3))])
+    assert all("one" in (attributes["alt"] or "") for attributes in found.named("img"))
+    assert all(attributes.get("aria-label") for attributes in found.named("svg"))
+    heads = [int(tag[1]) for tag, _ in found.elements if tag in {"h1", "h2", "h3", "h4"}]
+    assert heads[0] == 1
+    assert all(after - before <= 1 for before, after in pairwise(heads))
 
 
 def test_overview_is_embedded_small(tmp_path: Path) -> None:
     picture(tmp_path, "one")
     thumbnail, large = (Image.open(io.BytesIO(data)) for data in embedded(page(tmp_path, [complete()])))
-    assert (thumbnail.size, large.size) == ((128, 96), (900, 675))
+    assert (thumbnail.size, large.size) == ((128, 96), (1280, 960))
 
 
 def test_overview_that_compresses_badly_is_made_smaller(tmp_path: Path) -> None:
@@ -243,12 +328,27 @@ def test_overview_that_compresses_badly_is_made_smaller(tmp_path: Path) -> None:
 
 
 def test_many_slides_share_the_room_for_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "PICTURES_BYTES", 200_000)
+    monkeypatch.setattr(pictures, "PICTURES_BYTES", 200_000)
     for name in "abcd":
         picture(tmp_path, name, (1000, 800), noise=True)
     large = embedded(page(tmp_path, [complete(name) for name in "abcd"]))[4:]
     assert len(large) == 4
     assert sum(map(len, large)) <= 200_000
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_a_report_of_real_pictures_is_under_200_kb_a_slide(cmu: Path, tmp_path: Path, count: int) -> None:
+    with open_slide(cmu) as slide:
+        tissue = Image.fromarray(slide.reader.read(0, 0, 700, 2100, 1500))
+    names = [f"slide-{i}" for i in range(count)]
+    for i, name in enumerate(names):
+        (tmp_path / name).mkdir()
+        tissue.rotate(180 * (i % 2)).save(tmp_path / name / "overview.png", compress_level=1)
+    tiles = [{"level": 0, "box": [1000 * i, 0, 1000 * i + 240, 240]} for i in range(30)]
+    more = {"status": "partial", "reason": "bad_tiles", "bad_tiles": tiles, "quality": QUALITY, "patient": "P"}
+    path = write_report(tmp_path, [complete(name, **more) for name in names])
+    assert path.stat().st_size < 200_000 * count
+    assert all(Image.open(io.BytesIO(data)).width > 900 for data in embedded(Page(path.read_text()))[1:2])
 
 
 def test_unreadable_overview_is_said_and_costs_only_the_picture(tmp_path: Path) -> None:
@@ -261,7 +361,7 @@ def test_failures_are_grouped_by_reason_with_each_remedy_once(tmp_path: Path) ->
     records = [failed(f"m{i}", message=f"message {i}", remedy="say --mpp-override") for i in range(3)]
     text = page(tmp_path, [failed("x", "unreadable", "broken"), *records]).text
     section = text[text.index("What needs attention") : text.index("Slides\n")]
-    assert section.count("say --mpp-override") == 1
+    assert section.count("Say --mpp-override.") == 1
     assert [section.count(f"message {i}") for i in range(3)] == [1, 1, 1]
     assert section.index("missing_mpp") < section.index("unreadable")
 
@@ -338,7 +438,7 @@ def test_summary_has_one_line_per_record_whatever_the_names(names: list[str]) ->
         texts.append(chunks)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "replace_file", keep)
+        patch.setattr(summary, "replace_file", keep)
         write_summary(Path(), [failed(name, message=name) for name in names])
     lines = texts[0].decode().split("\n")
     assert len(lines) == len(names) + 2

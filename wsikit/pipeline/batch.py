@@ -6,7 +6,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,10 +20,12 @@ import yaml
 
 from wsikit.atomic import output_errors, replace_file
 from wsikit.config import RunConfig
-from wsikit.errors import OutputError, PluginError, SlideOpenError, WsikitError
+from wsikit.errors import ConfigError, OutputError, PluginError, SlideOpenError, WsikitError
 from wsikit.pipeline.inputs import SlideEntry
 from wsikit.pipeline.model import load_model
-from wsikit.pipeline.report import RunFacts, write_report, write_summary
+from wsikit.pipeline.report import write_reports
+from wsikit.pipeline.report.folder import PROVENANCE, skipped
+from wsikit.pipeline.roi import check_roi, content_hash, drawn_tissue, limited_to_roi, roi_file
 from wsikit.pipeline.run import Clock, default_tissue, refuse_idle, run
 from wsikit.pipeline.schedule import workers as local_workers
 from wsikit.pipeline.state import (
@@ -41,13 +43,14 @@ from wsikit.pipeline.state import (
     write_record,
 )
 from wsikit.predictions import Model
+from wsikit.quality import ANY_QUALITY, QualityFilter
 from wsikit.sinks import SINKS, Sink, sink_class
 from wsikit.slides import Slide, open_slide
 from wsikit.tissue import TissueMask, find_tissue
 
 SPOOL = ".spool"
 OVERVIEW = "overview.png"
-OTHERS = ("tissue.geojson",)
+OTHERS = ("tissue.geojson", "tissue.png", "tissue-overview.png")
 """What other verbs write into a slide's folder; a run leaves it alone."""
 
 
@@ -137,11 +140,13 @@ def run_many(
     out = Path(out)
     sinks = {name: sink_class(name) for name in config.format}
     predictor = load_model(config)
+    quality_filter(config)
     refuse_idle(predictor, ((name, sink.takes) for name, sink in sinks.items()))
+    check_roi(entries, config)
     for entry in entries:
         _refuse_foreign(out / entry.slide_id)
-    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
-    _write_run_yaml(out, config, command, started)
+    clock, provenance = time.perf_counter(), _provenance(entries, command)
+    _write_run_yaml(out, config, provenance)
     count = config.num_workers or os.cpu_count() or 1
     with local_workers(count, processes=True) as client, ThreadPoolExecutor(min(count, len(entries) or 1)) as pool:
         shared = _Run(out, config, predictor, force, observer or Silent(), client)
@@ -150,11 +155,13 @@ def run_many(
         # a crash also counts against tasks of other slides that waited for the same worker: only alone is guilt certain
         for entry in [entry for entry, record in outcomes.items() if record.get("reason") == "worker_lost"]:
             outcomes[entry] = _slide(shared, entry)
-    records = [outcomes[entry] if entry in outcomes else _skipped(entry) for entry in entries]
-    facts = RunFacts(command, time.perf_counter() - clock, config.result_parameters(), started)
-    write_summary(out, records)
-    write_report(out, list(outcomes.values()), run=facts)
-    return records
+    ended = {"seconds": round(time.perf_counter() - clock, 3), "unrecorded": _unrecorded(out, outcomes.values())}
+    _write_run_yaml(out, config, provenance | ended)
+    write_reports(out)
+    return [
+        outcomes[entry] if entry in outcomes else skipped(entry.slide_id, str(entry.path), entry.part_of or "")
+        for entry in entries
+    ]
 
 
 def _all_slides(shared: _Run, pool: ThreadPoolExecutor, entries: Sequence[SlideEntry]) -> list[Record]:
@@ -166,19 +173,35 @@ def _all_slides(shared: _Run, pool: ThreadPoolExecutor, entries: Sequence[SlideE
         raise
 
 
-def _write_run_yaml(out: Path, config: RunConfig, command: str, started: str) -> None:
+def _provenance(entries: Sequence[SlideEntry], command: str) -> dict[str, Any]:
+    """What run.yaml says of the run beyond its configuration: enough to build its report again."""
+    return {
+        "command": command,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "slides": {entry.slide_id: str(entry.path) for entry in entries},
+        "part_of": {entry.slide_id: entry.part_of for entry in entries if entry.part_of is not None},
+    }
+
+
+def _unrecorded(out: Path, records: Iterable[Record]) -> list[Record]:
+    """Outcomes that no slide.json tells, because it could not be written or still tells of results that were kept."""
+    keys = ("slide_id", "path", "patient", "status", "reason", "message", "remedy", "seconds")
+    return [
+        {key: record[key] for key in keys if key in record}
+        for record in records
+        if read_record(out / record["slide_id"]) != record
+    ]
+
+
+def _write_run_yaml(out: Path, config: RunConfig, provenance: dict[str, Any]) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
             f"the output folder {out} cannot be made: {error.strerror}", remedy="choose another folder with -o"
         ) from error
-    values = config.model_dump(mode="json")
-    values["provenance"] = {
-        "command": command,
-        "started": started,
-        "versions": versions(),
-    }
+    values = config.model_dump(mode="json") | {PROVENANCE: provenance}
     replace_file(out / "run.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
 
 
@@ -196,17 +219,6 @@ def _slide(shared: _Run, entry: SlideEntry) -> Record:
     return record
 
 
-def _skipped(entry: SlideEntry) -> Record:
-    message = f"a file of the same DICOM series as {entry.part_of}, read with it"
-    return {
-        "slide_id": entry.slide_id,
-        "path": str(entry.path),
-        "status": "skipped",
-        "reason": "same_series",
-        "message": message,
-    }
-
-
 def _key(entry: SlideEntry, config: RunConfig, predictor: Model) -> str:
     """Changes with anything that could change a slide's results."""
     return digest(
@@ -214,12 +226,20 @@ def _key(entry: SlideEntry, config: RunConfig, predictor: Model) -> str:
             "parameters": config.result_parameters(),
             "model": model_card(predictor),
             "mpp_override": entry.mpp or config.mpp_override,
-            "mask": str(entry.mask_path) if entry.mask_path else None,
-            "mask_stamp": source_stamp(entry.mask_path) if entry.mask_path else None,
+            "mask": content_hash(entry.mask_path),
+            "roi": content_hash(_roi_or_none(entry, config)),
             "source": source_stamp(entry.path),
             "result_version": RESULT_VERSION,
         }
     )
+
+
+def _roi_or_none(entry: SlideEntry, config: RunConfig) -> Path | None:
+    """The slide's region of interest; a slide that should have one and has none fails when it is run."""
+    try:
+        return roi_file(entry, config)
+    except ConfigError:
+        return None
 
 
 def is_done(entry: SlideEntry, out: Path, config: RunConfig, predictor: Model) -> bool:
@@ -354,11 +374,17 @@ def _run_one(shared: _Run, entry: SlideEntry, folder: Path, base: Record) -> Rec
             client=shared.client,
             batch_size=config.batch_size,
             supertile=config.supertile,
+            qc=quality_filter(config),
             overview=folder / OVERVIEW,
             spool=folder / SPOOL,
             progress=partial(shared.progress, entry),
         )
         return describe(slide, shared.predictor, report) | {"seconds": dict(report.seconds) | clock.seconds()}
+
+
+def quality_filter(config: RunConfig) -> QualityFilter:
+    """Which patches are good enough. Raises ConfigError for what is no filter."""
+    return ANY_QUALITY if config.qc is None else QualityFilter.parse(config.qc)
 
 
 def make_sinks(config: RunConfig, folder: Path) -> list[Sink]:
@@ -372,12 +398,15 @@ def make_sinks(config: RunConfig, folder: Path) -> list[Sink]:
 
 
 def tissue_of(slide: Slide, entry: SlideEntry, config: RunConfig) -> TissueMask:
-    """Where to look on a slide: the manifest's mask, or what the configuration says."""
+    """Where to look on a slide: the manifest's mask, or what the configuration says; inside the region of interest."""
+    roi = roi_file(entry, config)
     if entry.mask_path is not None:
-        return TissueMask.from_image(entry.mask_path, slide)
-    if config.tissue == "whole":
-        return TissueMask.whole(slide)
-    return find_tissue(slide) if config.tissue == "detect" else default_tissue(slide)
+        mask = drawn_tissue(entry.mask_path, slide, config)
+    elif config.tissue == "whole":
+        mask = TissueMask.whole(slide)
+    else:
+        mask = find_tissue(slide) if config.tissue == "detect" else default_tissue(slide)
+    return mask if roi is None else limited_to_roi(mask, roi, slide, config)
 
 
 def all_complete(records: Sequence[Record]) -> bool:

@@ -30,6 +30,7 @@ ALIASES = {
     "slide_id": ("slide_id", "sample_id"),
     "mpp": ("mpp",),
     "mask_path": ("mask_path", "mask", "tissue_mask_path"),
+    "roi_path": ("roi_path", "roi", "annotation_path", "annotations"),
     "patient": ("patient", "patient_id"),
     "split": ("split", "fold"),
     "label": ("label", "target"),
@@ -49,8 +50,10 @@ class SlideEntry:
     mpp: float | None = None
     """um per level-0 pixel from the manifest."""
     mask_path: Path | None = None
-    """Tissue mask image from the manifest."""
+    """Tissue from the manifest: a mask image or an annotation file."""
     patient: str | None = None
+    roi_path: Path | None = None
+    """Region of interest from the manifest: an annotation file."""
     part_of: str | None = None
     """The id of the slide that this file is read with: another file of the same DICOM series. Not run by itself."""
     split: str | None = None
@@ -132,7 +135,7 @@ def _inside(out: Path | None, folder: Path) -> Path | None:
 
 def _is_output(path: Path, out: Path | None) -> bool:
     # pictures are the only outputs that look like slides; a neighbour called slide.json alone may be the user's own
-    picture = path.name == "overview.png"
+    picture = path.name in {"overview.png", "tissue.png", "tissue-overview.png"}
     made = picture and any(path.with_name(name).exists() for name in ("slide.json", "tissue.geojson"))
     return made or (out is not None and path.parent.resolve().is_relative_to(out))
 
@@ -278,10 +281,10 @@ def _entry(manifest: Path, line: int, row: dict[str, str]) -> SlideEntry:
     if any("\0" in value for value in row.values()):
         raise ConfigError(f"{where}: a NUL character; save the manifest as UTF-8 text")
     path = manifest.parent / row["path"]
-    mask = manifest.parent / row["mask_path"] if row.get("mask_path") else None
+    mask, roi = (manifest.parent / row[key] if row.get(key) else None for key in ("mask_path", "roi_path"))
     name = row.get("slide_id") or stem(path)
     labels = {key: row.get(key) or None for key in ("patient", "split", "label")}
-    return SlideEntry(safe_name(name), path, _mpp(where, row.get("mpp")), mask, **labels)
+    return SlideEntry(safe_name(name), path, _mpp(where, row.get("mpp")), mask, roi_path=roi, **labels)
 
 
 def _mpp(where: str, text: str | None) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -124,6 +124,8 @@ class _Merge:
     spool: Path
     sinks: Sequence[Sink]
     embedded: _Embedded | None
+    dropped: Set[tuple[int, int]]
+    """(column, row) of the windows that were not good enough."""
     gallery: _Gallery = field(default_factory=_Gallery)
 
     @property
@@ -249,7 +251,7 @@ class _Merge:
 
     def map_merge(self) -> MapMerge:
         boxes = [tile.lattice(1 / self.scale) for tile in self.bad]
-        return MapMerge(self.spool, self.grid, len(self.predictor.labels), self.tissue, boxes)
+        return MapMerge(self.spool, self.grid, len(self.predictor.labels), self.tissue, boxes, self.dropped)
 
 
 def merge(
@@ -262,8 +264,11 @@ def merge(
     spool: Path,
     sinks: Sequence[Sink],
     overview: Path | None,
+    dropped: Set[tuple[int, int]] = frozenset(),
 ) -> Merged:
     """Merge the spools of a slide into its sinks, then draw the overview; sinks commit only when all have succeeded.
+
+    ``grid`` holds the windows that were predicted, ``dropped`` (column, row) of those that were not good enough.
 
     Raises:
         OutputError: something cannot be written; then no output of this slide is left behind by it.
@@ -287,7 +292,7 @@ def merge(
     if embedded is not None:
         assert isinstance(predictor, Encoder)
         context = replace(context, instances=embedded.layout(predictor))
-    work = _Merge(slide, predictor, grid, tissue, bad, spool, sinks, embedded)
+    work = _Merge(slide, predictor, grid, tissue, bad, spool, sinks, embedded, dropped)
     begun: list[Sink] = []
     try:
         for sink in sinks:

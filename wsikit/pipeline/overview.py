@@ -141,7 +141,7 @@ class Scene:
 
 
 @dataclass(frozen=True, slots=True)
-class _Frame:
+class Frame:
     """Level-0 pixels to the pixels of one panel."""
 
     x: float
@@ -224,8 +224,8 @@ def _slide_panel(scene: Scene) -> Image.Image:
         draw_patches(image, frame, scene.patches)
     _bad_boxes(image, frame, scene.bad)
     tissue = np.array(list(scene.tissue), object)
-    _stroke(image, frame, tissue, PAPER, width=11)
-    _stroke(image, frame, tissue, TISSUE, width=7)
+    stroke(image, frame, tissue, PAPER, width=11)
+    stroke(image, frame, tissue, TISSUE, width=7)
     if _outlines_show(scene.objects, frame):
         _draw_objects(image, frame, scene.objects, scene.labels, width=3)
     else:
@@ -243,16 +243,16 @@ class _Resolution:
     mpp: float
 
 
-def _slide_frame(scene: Scene) -> tuple[Image.Image, _Frame]:
+def _slide_frame(scene: Scene) -> tuple[Image.Image, Frame]:
     image = Image.fromarray(scene.picture)
     longest = max(image.size)
     zoom = min(max(longest, SHORT_SLIDE), LONG_SIDE) / longest
-    image = _zoomed(image, zoom)
+    image = zoomed(image, zoom)
     mpp = scene.picture_mpp / zoom
-    return image, _Frame(0.0, 0.0, scene.slide_mpp / mpp, mpp)
+    return image, Frame(0.0, 0.0, scene.slide_mpp / mpp, mpp)
 
 
-def _zoomed(image: Image.Image, zoom: float) -> Image.Image:
+def zoomed(image: Image.Image, zoom: float) -> Image.Image:
     """Resized, and a copy in any case. Pixels magnified a lot stay pixels: smoothing shows what is not there."""
     width, height = (max(1, round(length * zoom)) for length in image.size)
     return image.resize((width, height), Image.Resampling.NEAREST if zoom > 4 else Image.Resampling.LANCZOS)
@@ -260,10 +260,10 @@ def _zoomed(image: Image.Image, zoom: float) -> Image.Image:
 
 def _field_panel(scene: Scene, item: Field, index: int, side: int) -> Image.Image:
     zoom = side / max(item.region.width, item.region.height)
-    image = _zoomed(Image.fromarray(item.pixels), zoom)
+    image = zoomed(Image.fromarray(item.pixels), zoom)
     box = item.region.level0(_Resolution(scene.slide_mpp))
     mpp = item.region.mpp / zoom
-    frame = _Frame(box[0], box[1], scene.slide_mpp / mpp, mpp)
+    frame = Frame(box[0], box[1], scene.slide_mpp / mpp, mpp)
     if item.classes is not None:
         _tint(image, item.classes, scene.labels)
     _draw_objects(image, frame, item.objects, scene.labels, width=5)
@@ -276,26 +276,26 @@ def _letter(index: int, count: int) -> str:
     return "AB"[index] if count > 1 else ""
 
 
-def _outlines_show(objects: Outlines, frame: _Frame) -> bool:
+def _outlines_show(objects: Outlines, frame: Frame) -> bool:
     if not 0 < len(objects) <= MAX_OUTLINES:
         return False
     x0, _, x1, _ = shapely.bounds(objects.geometries).T
     return bool(np.median(x1 - x0) * frame.scale >= OUTLINE_MIN_PX)
 
 
-def _draw_objects(image: Image.Image, frame: _Frame, objects: Outlines, labels: Sequence[Label], width: int) -> None:
+def _draw_objects(image: Image.Image, frame: Frame, objects: Outlines, labels: Sequence[Label], width: int) -> None:
     points = shapely.get_type_id(objects.geometries) == shapely.GeometryType.POINT
     geometries = objects.geometries.copy()
     geometries[points] = shapely.buffer(geometries[points], 5 / frame.scale, quad_segs=4)
     for index in np.unique(objects.labels):
-        _stroke(image, frame, geometries[objects.labels == index], _color(labels, int(index)), width)
+        stroke(image, frame, geometries[objects.labels == index], _color(labels, int(index)), width)
 
 
 def _color(labels: Sequence[Label], index: int) -> Color:
     return labels[index].color if index >= 0 else MARK
 
 
-def _stroke(image: Image.Image, frame: _Frame, geometries: NDArray[np.object_], color: Color, width: int) -> None:
+def stroke(image: Image.Image, frame: Frame, geometries: NDArray[np.object_], color: Color, width: int) -> None:
     """Draw all rings of polygons with lines of ``width`` / ``SUPERSAMPLING`` px. ``width`` is odd."""
     rings = shapely.get_rings(shapely.get_parts(geometries))
     if not len(rings):
@@ -311,7 +311,7 @@ def _stroke(image: Image.Image, frame: _Frame, geometries: NDArray[np.object_], 
     image.paste(color, mask=mask.reduce(SUPERSAMPLING))
 
 
-def _density(image: Image.Image, frame: _Frame, objects: Outlines, labels: Sequence[Label]) -> None:
+def _density(image: Image.Image, frame: Frame, objects: Outlines, labels: Sequence[Label]) -> None:
     """Count centroids into the picture's pixels and lay the class colours over it, the denser the more opaque."""
     if not len(objects):
         return
@@ -344,7 +344,7 @@ def _tint(image: Image.Image, classes: Pixels, labels: Sequence[Label]) -> None:
     image.paste(Image.fromarray(palette[fitted]), mask=mask)
 
 
-def _bad_boxes(image: Image.Image, frame: _Frame, boxes: Sequence[Box]) -> None:
+def _bad_boxes(image: Image.Image, frame: Frame, boxes: Sequence[Box]) -> None:
     """Shade what could not be read, and outline it so that a single tile shows."""
     if not boxes:
         return
@@ -356,7 +356,7 @@ def _bad_boxes(image: Image.Image, frame: _Frame, boxes: Sequence[Box]) -> None:
     image.paste(BAD, mask=mask)
 
 
-def _mark(image: Image.Image, frame: _Frame, box: Box, letter: str) -> None:
+def _mark(image: Image.Image, frame: Frame, box: Box, letter: str) -> None:
     """A rectangle where a field lies, at least 8 px wide, dark in a white casing to show on any tissue."""
     (x0, y0), (x1, y1) = frame(np.array([box[:2], box[2:]]))
     grow_x, grow_y = max(0.0, 4 - (x1 - x0) / 2), max(0.0, 4 - (y1 - y0) / 2)

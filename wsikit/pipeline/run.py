@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from wsikit.pipeline.merge import Merged, merge
 from wsikit.pipeline.schedule import bounded, slots
 from wsikit.pipeline.schedule import workers as local_workers
 from wsikit.predictions import BagPredictor, Batch, Encoder, Model, Prediction, Predictor
-from wsikit.predictors.files import dumps, loads
+from wsikit.predictors.files import dumps, loads_once
+from wsikit.quality import ANY_QUALITY, Quality, QualityFilter, inspect_windows
 from wsikit.sinks import Sink
 from wsikit.slides import BadTile, Slide, open_slide
 from wsikit.stitching import collector
@@ -47,6 +48,10 @@ class RunReport:
     """"complete", or "partial" where tiles of the file could not be decoded."""
     patches: int
     """Windows predicted."""
+    quality: Quality
+    """Of all windows on tissue, those that were not good enough included."""
+    qc: QualityFilter
+    """Which of them were."""
     merged: Merged
     """Objects, areas and seam conflicts."""
     tissue_um2: float
@@ -72,6 +77,8 @@ class RunReport:
         scores = ", ".join(f"{name} {score:.3f}" for name, score in self.merged.scores.items())
         features = "{} x {} features".format(*self.merged.features) if self.merged.features else ""
         bad = f", {len(self.bad_tiles)} bad tiles" if self.bad_tiles else ""
+        dropped = len(self.quality) - self.patches
+        bad += f", {dropped} patches not good enough" if dropped else ""
         found = counts or areas or scores or features or "nothing found"
         return (
             f"{self.slide_id}: {self.status}, {self.patches} patches, {found}{bad}, "
@@ -112,13 +119,17 @@ class Job:
     """Pickled by ``predictors.files`` where workers run the task."""
     spool: Path
     batch_size: int | None
+    qc: QualityFilter
 
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
     """What a task tells the caller; what it found lies in the spool."""
 
-    patches: int
+    quality: Quality
+    """Of each window of the super-tile."""
+    dropped: NDArray[np.int64]
+    """(N, 2) cells of the windows that were not good enough to be predicted."""
     bad: tuple[BadTile, ...]
     readable: bool
     """Whether any pixel of a window of the super-tile could be decoded."""
@@ -132,13 +143,6 @@ def _opened(ref: SlideRef) -> Slide:
     return open_slide(ref.path, ref.mpp_override, ref.reader)
 
 
-@lru_cache(maxsize=4)
-def _unpickled(predictor: bytes) -> Model:
-    """A worker keeps its predictors from task to task, and with them what they load when first used."""
-    model: Model = loads(predictor)
-    return model
-
-
 def predict_supertile(job: Job, numbered: tuple[int, TileGrid]) -> TaskResult:
     """Read one super-tile, predict its windows and spool what they own. The unit of scheduling."""
     index, grid = numbered
@@ -148,14 +152,18 @@ def predict_supertile(job: Job, numbered: tuple[int, TileGrid]) -> TaskResult:
     # those that the extent reads between the windows would make the outcome depend on the super-tile's size
     met = [tile for tile in part.bad if any(overlap(tile.lattice(slide.mpp / region.mpp), patch) for patch in grid)]
     bad = [tile.lattice(slide.mpp / region.mpp) for tile in met]
-    batches = cut(part.pixels, region, grid, job.batch_size)
-    model = _unpickled(job.predictor) if isinstance(job.predictor, bytes) else job.predictor
-    if isinstance(model, Encoder):
-        _spool_features(model, grid, batches, bad, job.spool, index)
-    else:
-        _spool_predictions(model, grid, batches, bad, job.spool, index)
+    model = loads_once(job.predictor) if isinstance(job.predictor, bytes) else job.predictor
+    quality = inspect_windows(part.pixels, region, grid)
+    good = job.qc.passes(quality)
+    if good.any():
+        kept = grid.where(good)
+        batches = cut(part.pixels, region, kept, job.batch_size)
+        if isinstance(model, Encoder):
+            _spool_features(model, kept, batches, bad, job.spool, index)
+        else:
+            _spool_predictions(model, kept, batches, bad, job.spool, index)
     readable = any(_is_readable(slide, patch, bad) for patch in grid)
-    return TaskResult(len(grid), tuple(met), readable, os.getpid(), _peak_rss_mb())
+    return TaskResult(quality, grid.cells[~good], tuple(met), readable, os.getpid(), _peak_rss_mb())
 
 
 def _spool_predictions(
@@ -294,6 +302,7 @@ def run(
     client: Any = None,
     batch_size: int | None = None,
     supertile: int | None = None,
+    qc: QualityFilter = ANY_QUALITY,
     overview: Path | None = None,
     spool: Path | None = None,
     progress: Progress | None = None,
@@ -311,6 +320,7 @@ def run(
         batch_size: patches per call of ``predict``; by default as many as make 4 megapixels.
         supertile: side in lattice pixels of what a task reads; by default 4096, smaller where that leaves workers
             idle. It changes speed and memory, never the result.
+        qc: which windows are good enough to be predicted; by default all. Nothing is kept in the cores of others.
         overview: PNG to draw of the slide, its tissue and what was found.
         spool: folder for intermediate results, removed at the end; by default a temporary one.
         progress: called as super-tiles complete.
@@ -330,23 +340,31 @@ def run(
         with clock("tissue"):
             tissue = default_tissue(slide)
     with clock("prepare"):
-        bound = prepared(predictor, slide, tissue)
+        bound = prepared(predictor, slide, tissue.unlimited())
         grid = TileGrid.cover(slide, bound.tile, tissue)
     with spool_folder(spool) as folder:
         with clock("predict"), _client(client, workers) as scheduler:
-            results = list(_predict(slide, bound, grid, folder, scheduler, batch_size, supertile, progress))
+            job = Job(slide, bound, folder, batch_size, qc)
+            if scheduler is not None:
+                job = replace(job, slide=SlideRef.of(slide), predictor=dumps(bound))
+            results = list(_predict(job, grid, scheduler, supertile, progress))
         if results and not any(result.readable for result in results):
             raise PixelReadError(f"{slide.path.name}: none of the pixels that were needed can be decoded")
-        if sum(result.patches for result in results) != len(grid):
-            raise WsikitError(f"{slide.path.name}: not all of its {len(grid)} patches were predicted")
+        quality = Quality.joined(result.quality for result in results)
+        if len(quality) != len(grid):
+            raise WsikitError(f"{slide.path.name}: not all of its {len(grid)} patches were looked at")
+        dropped = {(column, row) for result in results for column, row in result.dropped.tolist()}
+        kept = grid.where(np.array([(column, row) not in dropped for column, row in grid.cells.tolist()], np.bool_))
         bad = tuple(sorted({*tissue.bad, *(tile for result in results for tile in result.bad)}, key=_reading_order))
         name = slide_id if slide_id is not None else slide.path.stem
         with clock("merge"):
-            merged = merge(slide, name, bound, grid, tissue, bad, folder, sinks, overview)
+            merged = merge(slide, name, bound, kept, tissue, bad, folder, sinks, overview, dropped)
     return RunReport(
         slide_id=name,
         status="partial" if bad else "complete",
-        patches=sum(result.patches for result in results),
+        patches=len(kept),
+        quality=quality,
+        qc=qc,
         merged=merged,
         tissue_um2=tissue.area_um2,
         tissue=tissue.info,
@@ -371,19 +389,9 @@ def default_tissue(slide: Slide) -> TissueMask:
 
 
 def _predict(
-    slide: Slide,
-    predictor: Model,
-    grid: TileGrid,
-    spool: Path,
-    client: Any,
-    batch_size: int | None,
-    supertile: int | None,
-    progress: Progress | None,
+    job: Job, grid: TileGrid, client: Any, supertile: int | None, progress: Progress | None
 ) -> Iterator[TaskResult]:
     parts = choose_supertiles(grid, supertile, slots(client))
-    job = Job(slide, predictor, spool, batch_size)
-    if client is not None:
-        job = Job(SlideRef.of(slide), dumps(predictor), spool, batch_size)
     if progress:
         progress(0, len(parts))
     for done, result in enumerate(bounded(client, partial(predict_supertile, job), enumerate(parts)), 1):

@@ -7,22 +7,23 @@ import hashlib
 import json
 import platform
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wsikit.atomic import replace_file
 from wsikit.errors import WsikitError
-from wsikit.pipeline.run import RunReport
-from wsikit.predictions import Model
-from wsikit.predictors.files import source_of
-from wsikit.slides import Slide
+
+if TYPE_CHECKING:
+    from wsikit.pipeline.run import RunReport
+    from wsikit.predictions import Model
+    from wsikit.slides import Slide
 
 SCHEMA = 1
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 """Raised whenever the same input and parameters would give other results than before; old results are then redone."""
 TRANSIENT = frozenset({"io_error", "no_space", "internal", "worker_lost", "slide_changed"})
 """Reasons that lie in the machine and not in the slide: such a slide is tried again by the next run."""
@@ -88,18 +89,13 @@ def is_settled(record: Record | None, key: str, folder: Path) -> bool:
     return all((folder / name).exists() for name in record.get("outputs", {}))
 
 
-def _class_of(predictor: Model) -> str:
-    """Where the code is: a module, or for a predictor file of the user's its sha256, so that a changed file counts."""
-    source = source_of(type(predictor))
-    home = f"sha256 {source.sha256}" if source else type(predictor).__module__
-    return f"{home}:{type(predictor).__qualname__}"
-
-
 def model_card(predictor: Model) -> dict[str, Any]:
     """What identifies a model: two models with the same card give the same results."""
+    from wsikit.predictors.files import code_of
+
     return {
         "name": predictor.name,
-        "class": _class_of(predictor),
+        "class": code_of(type(predictor)),
         "tile": asdict(predictor.tile),
         "labels": [asdict(label) for label in predictor.labels],
         "identity": dict(predictor.identity),
@@ -110,11 +106,12 @@ def describe(slide: Slide, predictor: Model, report: RunReport) -> Record:
     """The part of a record that a successful run fills."""
     merged, card = report.merged, model_card(predictor)
     partial = report.status == "partial"
+    remarks = list(_remarks(report))
     return {
         "status": report.status,
         "reason": "bad_tiles" if partial else "",
-        "message": f"{len(report.bad_tiles)} tile(s) of the file cannot be decoded" if partial else "",
-        "remedy": "copy or scan the slide again; results leave these tiles out" if partial else "",
+        "message": "; ".join(message for message, _ in remarks),
+        "remedy": "; ".join(remedy for _, remedy in remarks),
         "reader": {"name": slide.reader.name, "vendor": slide.reader.vendor},
         "width": slide.width,
         "height": slide.height,
@@ -131,7 +128,14 @@ def describe(slide: Slide, predictor: Model, report: RunReport) -> Record:
         },
         "tissue": dict(report.tissue),
         "bound": dict(report.bound),
+        "warnings": list(report.bound.get("warnings", ())),
         "patches": report.patches,
+        "quality": {
+            "patches": len(report.quality),
+            "dropped": len(report.quality) - report.patches,
+            "filter": str(report.qc),
+            **report.quality.summary(),
+        },
         "objects": merged.objects,
         "objects_per_class": dict(merged.objects_per_class),
         "seam_conflicts": merged.seam_conflicts,
@@ -144,6 +148,20 @@ def describe(slide: Slide, predictor: Model, report: RunReport) -> Record:
         "peak_rss_mb": report.peak_rss_mb,
         "outputs": dict(report.outputs),
     }
+
+
+def _remarks(report: RunReport) -> Iterator[tuple[str, str]]:
+    """What a user should know of a slide that did not fail, and what to do about it."""
+    if report.bad_tiles:
+        yield (
+            f"{len(report.bad_tiles)} tile(s) of the file cannot be decoded",
+            "copy or scan the slide again; results leave these tiles out",
+        )
+    if len(report.quality) and not report.patches:
+        yield (
+            f"none of its {len(report.quality)} patches passes the quality filter {report.qc}",
+            "look at the slide and at its measures under quality, or give --qc wider limits",
+        )
 
 
 def failure(error: Exception) -> Record:

@@ -2,27 +2,65 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import shapely
+from PIL import Image
 
+from wsikit.atomic import replace_file
 from wsikit.errors import OutputError
 from wsikit.features import Features
 from wsikit.pipeline.inputs import SlideEntry
 from wsikit.pipeline.merge import overview_picture
 from wsikit.pipeline.overview import Scene, draw_overview
+from wsikit.pipeline.state import Record, failure
 from wsikit.predictions import Label
 from wsikit.sinks import SinkContext
 from wsikit.sinks.geojson import GeoJSONSink
 from wsikit.slides import open_slide
-from wsikit.tissue import find_tissue
+from wsikit.tissue import TissueMask, find_tissue
 
 TISSUE = Label("Tissue", (0, 128, 128))
+OVERVIEW, BESIDE_A_RUN = "overview.png", "tissue-overview.png"
+"""The picture; its name where a run has put its own overview.png into the folder, which shows that run's results."""
 
 
-def write_tissue(entry: SlideEntry, folder: Path, mpp_override: float | None = None) -> float:
-    """Detect the tissue of a slide and write ``tissue.geojson`` and ``overview.png`` into ``folder``.
+@dataclass(frozen=True, slots=True)
+class TissueOutcome:
+    """What became of one slide."""
+
+    slide_id: str
+    mask: TissueMask | None
+    """None where it failed."""
+    failed: Record
+    """Why: reason, message, remedy; empty where it did not fail."""
+
+
+def find_tissues(
+    entries: Sequence[SlideEntry], out: Path, mpp_override: float | None = None
+) -> Iterator[TissueOutcome]:
+    """Find and write the tissue of slide after slide; one that fails costs only itself.
+
+    Files that are part of another entry's slide are passed over. See ``write_tissue``.
+    """
+    for entry in entries:
+        if entry.part_of is not None:
+            continue
+        try:
+            yield TissueOutcome(entry.slide_id, write_tissue(entry, out / entry.slide_id, mpp_override), {})
+        except Exception as error:  # noqa: BLE001  # one slide must not hurt another; the outcome says what happened
+            yield TissueOutcome(entry.slide_id, None, failure(error))
+
+
+def write_tissue(entry: SlideEntry, folder: Path, mpp_override: float | None = None) -> TissueMask:
+    """Detect the tissue of a slide, plain image or not, and write it into ``folder``.
+
+    ``tissue.geojson`` holds its outlines; ``tissue.png`` the mask, 255 where there is tissue and 0 elsewhere, which a
+    manifest's column mask_path takes back; ``overview.png`` (``tissue-overview.png`` where a run has its own) shows it.
 
     Args:
         entry: the slide.
@@ -30,7 +68,7 @@ def write_tissue(entry: SlideEntry, folder: Path, mpp_override: float | None = N
         mpp_override: um per level-0 pixel where the manifest has none.
 
     Returns:
-        Tissue area in um^2.
+        The mask.
 
     Raises:
         SlideOpenError, ResolutionError, PixelReadError: the slide cannot be used.
@@ -73,12 +111,20 @@ def write_tissue(entry: SlideEntry, folder: Path, mpp_override: float | None = N
                 tissue=polygons,
                 bad=[tile.level0() for tile in mask.bad],
             )
-            draw_overview(scene, folder / "overview.png")
+            draw_overview(scene, folder / (BESIDE_A_RUN if (folder / "slide.json").exists() else OVERVIEW))
+            replace_file(folder / "tissue.png", _png(mask))
             sink.commit()
         except BaseException:
             sink.abort()
             raise
-    return mask.area_um2
+    return mask
+
+
+def _png(mask: TissueMask) -> bytes:
+    """8-bit grey: 255 where there is tissue, 0 elsewhere."""
+    file = io.BytesIO()
+    Image.fromarray(mask.array.astype(np.uint8) * 255).save(file, "PNG")
+    return file.getvalue()
 
 
 def _annotations(polygons: list[shapely.Polygon], slide_mpp: float) -> Features:

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -115,6 +116,13 @@ def source_of(thing: type | FunctionType) -> SourceFile | None:
     return getattr(sys.modules.get(module), "__wsikit_source__", None) if module.startswith(_PREFIX) else None
 
 
+def code_of(kind: type) -> str:
+    """Where a class is: its module, or for a user's file the sha256 of its source, so that a changed file counts."""
+    source = source_of(kind)
+    home = f"sha256 {source.sha256}" if source else kind.__module__
+    return f"{home}:{kind.__qualname__}"
+
+
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
     """Definitions of predictor files go by source and name; those of ``__main__`` by value, as dask sends them."""
 
@@ -150,6 +158,12 @@ def dumps(value: Any) -> bytes:
 def loads(data: bytes) -> Any:
     """What ``dumps`` wrote."""
     return pickle.loads(data)
+
+
+@lru_cache(maxsize=4)
+def loads_once(data: bytes) -> Any:
+    """What ``dumps`` wrote; a worker keeps its models from task to task, and with them what they load when used."""
+    return loads(data)
 
 
 NAMED = re.compile(r"(?P<file>.+\.py)(?::(?P<name>[^:/\\]*))?", re.DOTALL)

@@ -11,7 +11,7 @@ tasks say of a block. Memory: one super-tile in the task, one block in the merge
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -111,6 +111,8 @@ class MapMerge:
         labels: number of labels.
         tissue: where results count; elsewhere the label and the scores are 0.
         bad: unreadable boxes, (x0, y0, x1, y1) on the grid's lattice: label and scores 0.
+        dropped: (column, row) of windows that were not good enough: label and scores 0 in their cores, though the halo
+            of a neighbour may reach there.
     """
 
     spool: Path
@@ -118,6 +120,7 @@ class MapMerge:
     labels: int
     tissue: TissueMask
     bad: list[Box]
+    dropped: Set[tuple[int, int]] = frozenset()
     pixels: NDArray[np.int64] = field(init=False)
     """(K,) pixels of each label, counted while ``blocks`` runs."""
     _windows: set[tuple[int, int]] = field(init=False)
@@ -145,10 +148,21 @@ class MapMerge:
             rows = slice(max(0, int(np.floor(y0)) - region.y), max(0, int(np.ceil(y1)) - region.y))
             columns = slice(max(0, int(np.floor(x0)) - region.x), max(0, int(np.ceil(x1)) - region.x))
             analysed[rows, columns] = False
+        for core in self._dropped_cores(region):
+            analysed[core.slices(region)] = False
         scores = _blend(sums, weight)
         classes = np.where(analysed, scores.argmax(axis=0) + 1, 0).astype(np.uint8)
         scores *= analysed  # twenty times as fast as an assignment by mask
         return MaskBlock(region, {"classes": classes}, scores)
+
+    def _dropped_cores(self, region: Region) -> Iterator[Region]:
+        """What of a region lies in the cores of dropped windows."""
+        spec, (px, py) = self.grid.spec, self.grid.spec.phase
+        for row in range((region.y - py) // spec.core, (region.y1 - 1 - py) // spec.core + 1):
+            for column in range((region.x - px) // spec.core, (region.x1 - 1 - px) // spec.core + 1):
+                inside = spec.core_region(column, row).intersection(region) if (column, row) in self.dropped else None
+                if inside is not None:
+                    yield inside
 
     def _sums(self, region: Region) -> NDArray[np.integer] | None:
         total: NDArray[np.integer] | None = None

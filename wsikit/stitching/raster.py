@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import shapely
@@ -13,8 +12,11 @@ from numpy.typing import NDArray
 
 from wsikit.features import MaskBlock
 from wsikit.geometry import Region
+from wsikit.outlines import pixels
 from wsikit.stitching import spool as spools
 from wsikit.stitching.objects import Origin, Records
+
+__all__ = ["InstanceIds", "blocks", "instance_blocks", "pixels"]
 
 
 class InstanceIds:
@@ -91,50 +93,3 @@ def _near(
     x0, y0, x1, y1 = shapely.bounds(shapes).T
     near = (x0 < region.x1) & (x1 > region.x) & (y0 < region.y1) & (y1 > region.y)
     return shapes[near], numbers[near], labels[near]
-
-
-def pixels(
-    shapes: NDArray[np.object_], region: Region
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """The pixels of a region whose centres lie in polygons: rows, columns, and which polygon each belongs to.
-
-    All polygons at once, by scanlines: every edge crosses the line through the centres of a row of pixels in one place;
-    the crossings of a polygon with a line, sorted, bound its inside by pairs, holes and all.
-
-    Args:
-        shapes: (N,) Polygons in pixels of the region's lattice.
-        region: where; rows and columns count from its corner.
-
-    Returns:
-        Three (M,) arrays, sorted by polygon.
-    """
-    x0, y0, x1, y1, polygon = _edges(shapes, region)
-    # an edge crosses the lines y = row + 0.5 with y0 <= row + 0.5 < y1, whichever end is up
-    first = np.maximum(np.ceil(np.minimum(y0, y1) - 0.5), 0).astype(np.int64)
-    last = np.minimum(np.ceil(np.maximum(y0, y1) - 0.5), region.height).astype(np.int64)
-    edge, row = _ranges(first, last)
-    slope = (x1 - x0)[edge] / (y1 - y0)[edge]
-    x = x0[edge] + (row + 0.5 - y0[edge]) * slope
-    order = np.lexsort((x, row, polygon[edge]))
-    x, row, owner = x[order], row[order], polygon[edge][order]
-    enter = np.maximum(np.ceil(x[::2] - 0.5), 0).astype(np.int64)
-    leave = np.minimum(np.ceil(x[1::2] - 0.5), region.width).astype(np.int64)
-    span, column = _ranges(enter, leave)
-    return row[::2][span], column, owner[::2][span]
-
-
-def _edges(shapes: NDArray[np.object_], region: Region) -> tuple[NDArray[Any], ...]:
-    """x0, y0, x1, y1 of all edges that are not level, from the region's corner, and the polygon that each is of."""
-    rings, polygon = shapely.get_rings(shapes, return_index=True)
-    points, ring = shapely.get_coordinates(rings, return_index=True)
-    points = points - (region.x, region.y)
-    start = np.flatnonzero((ring[1:] == ring[:-1]) & (points[1:, 1] != points[:-1, 1]))
-    return *points[start].T, *points[start + 1].T, polygon[ring[start]]
-
-
-def _ranges(first: NDArray[np.int64], last: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The integers of many half-open ranges: which range each is of, and the integer."""
-    counts = np.maximum(last - first, 0)
-    owner = np.repeat(np.arange(len(counts)), counts)
-    step = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    return owner, first[owner] + step
