@@ -32,11 +32,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def hub_folder(path: Path) -> Path:
-    """config.json and model.safetensors of a resnet10t for 64 px patches."""
+    """config.json and model.safetensors of a resnet18 for 64 px patches."""
     path.mkdir()
-    weights("resnet10t", path / "model.safetensors", num_classes=0)
+    weights("resnet18", path / "model.safetensors", num_classes=0)
     config = {
-        "architecture": "resnet10t",
+        "architecture": "resnet18",
         "num_classes": 0,
         "pretrained_cfg": {"input_size": [3, 64, 64], "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
     }

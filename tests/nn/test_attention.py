@@ -32,9 +32,9 @@ from wsikit.slides import open_slide
 from wsikit.slides.array import array_slide
 from wsikit.tissue import TissueMask
 
-SIDE, PER_SIDE = 64, 6
+SIDE, PER_SIDE = 64, 5
 """px of a patch, and patches along a side of a planted field."""
-BLUE = (50, 80, 200)
+BLUE = (30, 60, 220)
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Cohort:
 def plant(field: np.ndarray[Any, Any], keys: set[tuple[int, int]]) -> None:
     """A blue disc in the middle of each key patch."""
     rows, columns = np.mgrid[:SIDE, :SIDE]
-    disc = (rows - SIDE // 2) ** 2 + (columns - SIDE // 2) ** 2 < 14**2
+    disc = (rows - SIDE // 2) ** 2 + (columns - SIDE // 2) ** 2 < 20**2
     for column, row in keys:
         field[row * SIDE : (row + 1) * SIDE, column * SIDE : (column + 1) * SIDE][disc] = BLUE
 
@@ -70,8 +70,8 @@ def cohort(cmu: Path, encoder: Path, folder: Path, sizes: dict[str, int], seed: 
             name, side = f"{split}{index}", SIDE * PER_SIDE
             y, x = random.integers(0, (tissue.shape[0] - side, tissue.shape[1] - side))
             field = tissue[y : y + side, x : x + side].copy()
-            cells = random.integers(0, PER_SIDE, (int(random.integers(1, 4)) * (index % 2), 2))
-            planted[name] = {(int(column), int(row)) for column, row in cells}
+            cells = random.permutation(PER_SIDE**2)[: int(random.integers(2, 5)) * (index % 2)]
+            planted[name] = {(int(cell) % PER_SIDE, int(cell) // PER_SIDE) for cell in cells}
             plant(field, planted[name])
             Image.fromarray(field).save(folder / f"{name}.png")
             lines.append(f"{name}.png,patient {name},{split},{'blue' if index % 2 else 'plain'},0.5")
@@ -93,9 +93,8 @@ def held_out(fields: Cohort, seed: int, schedule: Schedule) -> tuple[float, floa
     from wsikit.nn.abmil import score_bag
 
     test = fields.bags("test")
-    fit = fit_bags(
-        fields.bags("train"), fields.bags("validation"), classes=2, schedule=replace(schedule, seed=seed), device="cpu"
-    )
+    bags, validation = list(fields.bags("train")), list(fields.bags("validation"))
+    fit = fit_bags(bags, validation, classes=2, schedule=replace(schedule, seed=seed), device="cpu")
     head = fit.head().double()
     scores, ratios = [], []
     for bag in (test[i] for i in range(len(test))):
@@ -108,12 +107,12 @@ def held_out(fields: Cohort, seed: int, schedule: Schedule) -> tuple[float, floa
     return auc(scores, truth), float(np.mean(ratios))
 
 
-SCHEDULE = Schedule(epochs=20, patience=6, learning_rate=1e-3)
+SCHEDULE = Schedule(epochs=20, patience=6, learning_rate=1e-3, weight_decay=1e-3, dropout=0)
 
 
 @pytest.fixture(scope="module")
 def fields(cmu: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Cohort:
-    sizes = {"train": 16, "validation": 8, "test": 10}
+    sizes = {"train": 24, "validation": 12, "test": 10}
     return cohort(cmu, folder, tmp_path_factory.mktemp("cohort") / "fields", sizes, seed=1)
 
 
@@ -128,9 +127,7 @@ def test_planted_patches_are_found_from_pixels(fields: Cohort) -> None:
 @pytest.mark.slow
 def test_planted_patches_are_found_from_pixels_of_any_cohort(cmu: Path, folder: Path, tmp_path: Path) -> None:
     sizes = {"train": 40, "validation": 20, "test": 40}
-    results = np.array(
-        [held_out(cohort(cmu, folder, tmp_path / str(s), sizes, s), s, Schedule(epochs=60)) for s in (11, 12, 13)]
-    )
+    results = np.array([held_out(cohort(cmu, folder, tmp_path / str(s), sizes, s), s, SCHEDULE) for s in (11, 12, 13)])
     areas, ratios = results.T
     assert areas.mean() > 0.97, results
     assert areas.min() > 0.93, results
@@ -191,7 +188,7 @@ def test_a_slide_has_a_score_in_its_record_and_in_the_summary(finished: tuple[Pa
     header, row = (folder.parent / "summary.csv").read_text().splitlines()
     cells = dict(zip(header.split(","), row.split(","), strict=True))
     assert float(cells["score:blue"]) == pytest.approx(record["scores"]["blue"], abs=1e-6)
-    assert cells["objects"] == ""
+    assert cells["objects_per_mm2"] == "", "patches are no objects"
     assert "blue" in (folder.parent / "report.html").read_text()
 
 
@@ -288,9 +285,6 @@ def test_embedding_again_keeps_what_is_done_and_other_weights_redo_it(
     assert set(first["outputs"]) == {"features.zarr", "features.h5"}
     (kept,) = embed(source, tmp_path / "out", copy, **options)
     assert kept["finished"] == first["finished"]
-    from tests.nn.conftest import weights
-
-    weights("resnet10t", copy / "model.safetensors", num_classes=0, drop_rate=0.1)
     state = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(state[:-4] + b"\0\0\0\0")
     (redone,) = embed(source, tmp_path / "out", copy, **options)

@@ -57,7 +57,7 @@ def test_it_meets_the_protocol_and_says_what_it_is(folder: Path) -> None:
 
 def test_vectors_are_those_of_the_network(folder: Path) -> None:
     encoder, batch = small(folder), patches(CPU_BATCH)
-    module = timm.create_model("resnet10t", num_classes=0)
+    module = timm.create_model("resnet18", num_classes=0)
     module.load_state_dict(load_file(folder / "model.safetensors"))
     assert np.array_equal(encoder.embed(batch), direct(module.to(memory_format=torch.channels_last), encoder, batch))
 
