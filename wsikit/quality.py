@@ -77,10 +77,10 @@ class Quality:
     def summary(self) -> dict[str, dict[str, object]]:
         """JSON-ready: how many patches have each flag, and 5 percentiles (5 to 95) of each measure; none of none."""
         counts: dict[str, object] = {flag: int(found.sum()) for flag, found in self.flags().items()}
-        measures: dict[str, object] = {}
-        for name in MEASURES:
-            values = np.percentile(getattr(self, name), PERCENTILES) if len(self) else np.zeros(0)
-            measures[name] = [round(float(value), 4) for value in values]
+        measures: dict[str, object] = {
+            name: [round(float(value), 4) for value in np.percentile(getattr(self, name), PERCENTILES)]
+            for name in (MEASURES if len(self) else ())
+        }
         return {"flags": counts, "measures": measures}
 
 
