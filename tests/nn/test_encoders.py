@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.nn.conftest import hub_folder
+from tests.nn.conftest import hub_folder, weights
 from wsikit.errors import ConfigError, PredictionError, UnknownNameError
 from wsikit.geometry import Region
 from wsikit.nn.encoders import CPU_BATCH, NetworkEncoder, load_encoder
@@ -67,6 +68,21 @@ def test_a_patch_has_one_vector_whatever_it_is_batched_with(folder: Path) -> Non
     whole = encoder.embed(batch)
     for chosen in ([0], [5, 2], list(range(18, 3, -1))):
         assert np.array_equal(encoder.embed(part(batch, chosen)), whole[chosen])
+
+
+@pytest.fixture(scope="module")
+def efficientnet(tmp_path_factory: pytest.TempPathFactory) -> NetworkEncoder:
+    """A network whose last bits depend on the size of a pass, and whose names look like DINOv2's chunks of blocks."""
+    path = weights("tf_efficientnet_lite0", tmp_path_factory.mktemp("lite0") / "lite0.safetensors")
+    return load_encoder(f"tf_efficientnet_lite0:{path}", device="cpu")
+
+
+def test_passes_have_one_size_where_it_moves_the_last_bits(efficientnet: NetworkEncoder) -> None:
+    batch = patches(2 * CPU_BATCH + 3, side=224)
+    whole = efficientnet.embed(batch)
+    assert not np.array_equal(replace(efficientnet, batch=4 * CPU_BATCH).embed(batch), whole), "else this tests nothing"
+    for chosen in ([0], [9, 2], list(range(18, 3, -1))):
+        assert np.array_equal(efficientnet.embed(part(batch, chosen)), whole[chosen])
 
 
 def test_the_batch_size_of_a_run_does_not_change_vectors_on_the_cpu(folder: Path) -> None:

@@ -109,7 +109,8 @@ def fit_bags(
     """Train a head, one bag a step, and keep the epoch that does best on the validation bags.
 
     Bags are read anew in every epoch, so that a sequence which keeps them on disk (``load_bags``) keeps memory flat; a
-    ``list`` of it that fits into memory is faster. Rare labels count more, by the inverse of their frequency. The same bags and seed give the same weights on one device.
+    ``list`` of it that fits into memory is faster. Rare labels count more, by the inverse of their frequency. The same
+    bags and seed give the same weights on one device.
 
     Args:
         train: bags with labels, at least one of each class.

@@ -57,7 +57,7 @@ class Network:
         import torch
 
         module = build(self.architecture, json.loads(self.arguments))
-        state = backbone(read_state(self.weights))
+        state = backbone(read_state(self.weights), module.state_dict().keys())
         # timm keeps how foreign names become its own beside each family of networks
         convert = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
         with torch.inference_mode():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,17 +104,24 @@ def _flat(saved: object, path: Path) -> State:
     return {str(key): value for key, value in saved.items()}
 
 
-def backbone(state: State) -> State:
+def backbone(state: State, own: Collection[str]) -> State:
     """The backbone of a self-supervised checkpoint under the names of its network; another state as it is.
 
     DINO and DINOv2 (Caron et al. 2021, Oquab et al. 2023) save teacher and student, wrapped for several GPUs
     (``module.``), the backbone beside its projection head (``backbone.``), and large ones in chunks of blocks
     (``blocks.<chunk>.<number>.``).
+
+    Args:
+        state: name -> tensor.
+        own: the network's names; those that are right already stay.
     """
     for prefix in ("teacher.", "module.", "backbone."):
         below = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-        state = below or state
-    return {re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", key): value for key, value in state.items()}
+        state = below if below and not any(key in own for key in state) else state
+    return {
+        key if key in own else re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", key): value
+        for key, value in state.items()
+    }
 
 
 def fill(module: torch.nn.Module, state: Mapping[str, Any], source: str) -> None:
