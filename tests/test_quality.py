@@ -243,3 +243,19 @@ def test_ink_and_blur_of_a_slide_show_in_its_windows(window: Pixels) -> None:
     flags = inspect_windows(slide.read(grid.extent()), grid.extent(), grid).flags()
     assert flags["blur"].tolist() == [True, False, False, False]
     assert flags["pen"].tolist() == [False, False, False, True]
+
+
+@pytest.mark.parametrize("mpp", [0.25, 0.5, 1.0, 2.0])
+def test_tiles_are_pale_where_there_is_no_tissue_and_only_there(data: Path, mpp: float) -> None:
+    for path in sorted((data / "tissue" / "histolab_tiles").glob("*.png")):
+        with Image.open(path) as image:
+            pale = Quality.of([np.asarray(image.convert("RGB"))], mpp).flags()["pale"]
+        empty = path.name.startswith(("almost-white", "no-tissue")) and "pen" not in path.name
+        assert pale.tolist() == [empty], path.name
+
+
+def test_a_strand_of_tissue_in_a_large_window_is_not_pale() -> None:
+    window = np.full((1024, 1024, 3), 243, np.uint8)
+    assert Quality.of([window], 0.5).flags()["pale"].tolist() == [True]
+    window[400:500] = (190, 120, 170)
+    assert Quality.of([window], 0.5).flags()["pale"].tolist() == [False]
