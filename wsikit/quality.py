@@ -47,7 +47,7 @@ class Quality:
     """(N,) share that is as dense as two layers of tissue."""
     saturation: NDArray[np.float64]
     """(N,) HSV saturation, 0 to 1, of the patch averaged to about 8 um per pixel, that a twentieth of it exceeds: what
-    colour there is, however much glass is round it. Tiles without tissue have 0.01 to 0.04, with tissue 0.07 and more."""
+    colour there is, however much glass is round it. Tiles without tissue have 0.01 to 0.04, others 0.07 and more."""
 
     @classmethod
     def of(cls, patches: Iterable[Pixels], mpp: float) -> Self:
