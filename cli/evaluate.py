@@ -87,6 +87,7 @@ def _meaning(text: str) -> tuple[int, str]:
 def _show(evaluation: Evaluation) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console()
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
@@ -95,7 +96,8 @@ def _show(evaluation: Evaluation) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     metrics = evaluation.metrics()
     for name, summary in metrics.items():
-        table.add_row(name, *_cells(name, summary))
+        # Text, not markup: iou[Nucleus] holds brackets
+        table.add_row(Text(name), *_cells(name, summary))
     if metrics:
         console.print(table)
         console.print("trivial: what a model reaches that " + _lazy(metrics.values()), highlight=False)

@@ -19,6 +19,7 @@ BUILTINS = {
     errors.ResolutionError: ValueError,
     errors.PredictionError: ValueError,
     errors.ConfigError: ValueError,
+    errors.AnnotationError: ValueError,
     errors.PluginError: ValueError,
     errors.UnknownNameError: LookupError,
     errors.StainError: ValueError,

@@ -56,9 +56,10 @@ def test_aperio_regions_of_histoqc(data: Path, tmp_path: Path) -> None:
 
 def bcss(data: Path) -> Annotations:
     """The contours of a tissue mask, as the table beside it has them."""
-    csv.field_size_limit(1 << 30)
+    before = csv.field_size_limit(1 << 30)
     with (data / "tissue" / "bcss_masks" / "sample_contours_df.tsv").open(newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
+    csv.field_size_limit(before)
     items, colors = [], {}
     for row in rows:
         xy = [[int(v) for v in row[key].split(",")] for key in ("coords_x", "coords_y")]

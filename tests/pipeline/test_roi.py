@@ -85,7 +85,9 @@ def test_objects_are_kept_by_where_their_centre_lies(region: list[shapely.Polygo
     # and no window was predicted for nothing, none left out
     boxes = [shapely.box(x, y, x + CORE, y + CORE) for x in range(0, SIDE, CORE) for y in range(0, SIDE, CORE)]
     union = shapely.union_all(array(region))
-    assert report.patches == sum(shapely.intersection(box, union).area > 1e-3 for box in boxes)
+    shared = [shapely.intersection(box, union).area for box in boxes]
+    # a tip that only just reaches into a window may count or not
+    assert sum(area > 1e-3 for area in shared) <= report.patches <= sum(area > 0 for area in shared)
     plane = shapely.box(0, 0, SIDE, SIDE)
     assert report.tissue_um2 == pytest.approx(shapely.intersection(union, plane).area * 0.25, abs=1e-6)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.stain.mixtures import E, H, Pixels, degrees, image, section, seen, tiles
 from wsikit.errors import StainError
@@ -156,3 +157,18 @@ def test_black_specks_do_not_set_the_strength(data: Path) -> None:
     inked = tile.copy()
     inked[:40, :] = np.random.default_rng(0).integers(0, 12, (40, 500, 3))
     np.testing.assert_allclose(Macenko.fit(inked).strong, Macenko.fit(tile[40:]).strong, rtol=0.01)
+
+
+def test_fields_of_one_purple_dye_are_refused(data: Path) -> None:
+    kept = []
+    for path in sorted((data / "nuclei" / "dsb2018_he").glob("*.png")):
+        if not path.stem.endswith("_labels"):
+            with Image.open(path) as picture:
+                pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+            try:
+                Macenko.fit(pixels)
+            except StainError as error:
+                assert error.code == "one_stain", path.name
+            else:
+                kept.append(path.stem)
+    assert kept == ["87ea72894f6534b2", "8f27ebc74164eddf"], "the two fields that are haematoxylin and eosin"
