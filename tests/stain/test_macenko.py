@@ -160,7 +160,7 @@ def test_black_specks_do_not_set_the_strength(data: Path) -> None:
 
 
 def test_fields_of_one_purple_dye_are_refused(data: Path) -> None:
-    kept = []
+    kept, codes = [], set()
     for path in sorted((data / "nuclei" / "dsb2018_he").glob("*.png")):
         if not path.stem.endswith("_labels"):
             with Image.open(path) as picture:
@@ -168,7 +168,8 @@ def test_fields_of_one_purple_dye_are_refused(data: Path) -> None:
             try:
                 Macenko.fit(pixels)
             except StainError as error:
-                assert error.code == "one_stain", path.name
+                codes.add(error.code)
             else:
                 kept.append(path.stem)
+    assert codes == {"one_stain"}
     assert kept == ["87ea72894f6534b2", "8f27ebc74164eddf"], "the two fields that are haematoxylin and eosin"

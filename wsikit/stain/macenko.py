@@ -76,8 +76,8 @@ class Macenko(StainProfile):
         strong = np.percentile(amounts[:, :2], STRONG, axis=0)
         if strong[1] > MOST_EOSIN * strong[0]:
             raise StainError(
-                f"there is one stain and not two: what would be eosin is {strong[1] / strong[0]:.1f} times as strong as "
-                f"what would be haematoxylin, {MOST_EOSIN:g} is the most in sections that have both",
+                f"there is one stain and not two: what would be eosin is {strong[1] / strong[0]:.1f} times as "
+                f"strong as what would be haematoxylin, {MOST_EOSIN:g} is the most in sections that have both",
                 code="one_stain",
             )
         return cls(nested(stains), nested(strong))
