@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml $(wildcard constraints/*.txt)
 	    "'make constraints MINORS=$$minor'" >&2; exit 1; }; \
 	  set -ex; \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; \
-	  $(BIN)/uv pip install --quiet --python $(BIN)/python -c $$pins -e '.[nn,dev]'
+	  $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c $$pins -e '.[nn,dev]'
 	@touch $@
 
 demo: env
