@@ -70,7 +70,8 @@ def evaluate(
     )
     _show(evaluation)
     if out is not None:
-        print(f"written: {out / 'metrics.csv'}, metrics.json, examples.png")
+        drawn = ", examples.png" if (out / "examples.png").exists() else ""
+        print(f"written: {out / 'metrics.csv'}, metrics.json{drawn}")
     if not evaluation.all_complete:
         raise typer.Exit(3)
 

@@ -63,8 +63,11 @@ class RunConfig(BaseModel):
     """Written by a run into run.yaml, ignored when read: versions, command, time."""
 
     def result_parameters(self) -> dict[str, Any]:
-        """Those that decide what the outputs hold; the others only decide how fast they come."""
-        free = {"batch_size", "num_workers", "supertile", "device", "provenance", "mpp_override"}
+        """Those that decide what the outputs hold; the others only decide how fast they come.
+
+        Files that count by what they hold (``roi``, the reference of ``stain``) are left out: wherever they lie.
+        """
+        free = {"batch_size", "num_workers", "supertile", "device", "provenance", "mpp_override", "roi", "stain"}
         return self.model_dump(mode="json", exclude=free)
 
 

@@ -282,7 +282,7 @@ class Encoder(Protocol):
 
     @property
     def tile(self) -> TileSpec:
-        """How slides are to be cut for this model; patches of bags do not overlap (no halo)."""
+        """How slides are cut; patches overlap by twice the halo, and those of a ``BagPredictor`` have phase (0, 0)."""
         ...
 
     @property

@@ -237,6 +237,16 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(wsikit: Command, sli
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("wrong", [["--qc", "sharp>1"], ["--format", "features.zarr"], ["--format", "nothing"]])
+def test_a_dry_run_refuses_what_the_run_would_refuse(
+    wsikit: Command, slides: Path, tmp_path: Path, wrong: list[str]
+) -> None:
+    words = ["run", "-i", slides, "-o", tmp_path / "out", *FAST, *wrong]
+    real, dry = wsikit(*words), wsikit(*words, "--dry-run")
+    assert (dry.code, dry.err) == (real.code, real.err)
+    assert real.code == 2
+
+
 def test_tissue_writes_outlines_and_a_picture(wsikit: Command, cmu: Path, tmp_path: Path) -> None:
     answer = wsikit("tissue", "-i", cmu, "-o", tmp_path)
     assert answer.code == 0, answer.err

@@ -169,6 +169,12 @@ def test_every_label_needs_training_bags() -> None:
         fit_bags(bags, [], classes=2, device="cpu")
 
 
+def test_training_that_finds_no_number_is_an_error() -> None:
+    bags, _ = planted_bags(1, 4)
+    with pytest.raises(ConfigError, match="loss that is a number"):
+        fit_bags(bags, bags, classes=2, schedule=Schedule(epochs=3, learning_rate=float("inf")), device="cpu")
+
+
 def test_a_head_tells_more_than_two_labels_apart() -> None:
     logits, attention = GatedAttention(WIDTH, 5).eval()(torch.zeros(3, WIDTH))
     assert (logits.shape, attention.shape) == ((5,), (3,))

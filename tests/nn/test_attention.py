@@ -15,7 +15,7 @@ import pytest
 import zarr
 from PIL import Image
 
-from tests.planted_bags import auc
+from tests.planted_bags import auc, planted_bags
 from wsikit.bags import Bags, load_bags
 from wsikit.config import EmbedConfig, RunConfig
 from wsikit.errors import ConfigError
@@ -316,3 +316,14 @@ def test_features_are_those_of_the_patches_at_their_coordinates(fields: Cohort, 
 def test_an_embed_run_to_formats_of_objects_is_refused(fields: Cohort, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="choose another --format"):
         embed(fields.folder / "test1.png", tmp_path / "out", folder, format=("geojson.gz",))
+
+
+def test_features_of_normalised_stains_make_no_model_that_could_be_run_without(fields: Cohort, tmp_path: Path) -> None:
+    bags, labels = planted_bags(1, 4)[0], ("plain", "blue")
+    fit = fit_bags(bags, bags, classes=2, schedule=Schedule(epochs=1), device="cpu")
+    source = fields.bags("train").encoder
+    stained = {**source, "encoder": {"name": "small", "model": {}, "stain": {"sha256": "0"}}}
+    with pytest.raises(ConfigError, match="embedded with --stain") as caught:
+        save_attention(tmp_path / "a.safetensors", fit, stained, "small", labels)
+    assert caught.value.code == "stained_features"
+    assert not list(tmp_path.iterdir())

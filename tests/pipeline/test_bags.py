@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import zarr
 
-from tests.planted import InkBag, InkEncoder, scene
+from tests.planted import BlobPredictor, InkBag, InkEncoder, scene
 from wsikit.errors import ConfigError, PredictionError
 from wsikit.features import Instances
 from wsikit.pipeline.run import run
-from wsikit.predictions import Batch
+from wsikit.predictions import Bag, BagScore, Batch, Encoder
 from wsikit.sinks import SinkContext
 from wsikit.sinks.geojson import GeoJSONSink
 from wsikit.sinks.omezarr import OmeZarrSink
@@ -120,7 +120,7 @@ def test_a_slide_without_tissue_has_no_score_and_no_instances(tmp_path: Path) ->
     slide = scene(256, 192, [])
     mask = TissueMask(np.zeros((192, 256), bool), 0.5)
     report = run(slide, InkBag(), GeoJSONSink(tmp_path / "o.geojson.gz"), OmeZarrSink(tmp_path / "m.zarr"), mask=mask)
-    assert report.merged.features == (0, 0)
+    assert report.merged.features == (0, 3), "the length of a vector is known without one"
     assert report.merged.scores == {}
 
 
@@ -144,3 +144,72 @@ def test_an_encoder_is_held_to_its_contract(tmp_path: Path, encoder: InkEncoder,
     slide = scene(64, 64, [])
     with pytest.raises(PredictionError, match=message):
         run(slide, encoder, Table(tmp_path / "t"), mask=TissueMask.whole(slide))
+
+
+class Raising(InkBag):
+    def score(self, bag: Bag) -> BagScore:
+        raise ValueError("no head")
+
+
+class Silent(InkBag):
+    def score(self, bag: Bag) -> BagScore:
+        return None  # type: ignore[return-value]
+
+
+class Backwards(InkBag):
+    def score(self, bag: Bag) -> BagScore:
+        score = super().score(bag)
+        assert score.attention is not None
+        return BagScore(score.regions[::-1], score.scores, score.attention[::-1])
+
+
+class Short(InkBag):
+    def score(self, bag: Bag) -> BagScore:
+        score = super().score(bag)
+        assert score.attention is not None
+        return BagScore(score.regions[:1], score.scores, score.attention[:1])
+
+
+@pytest.mark.parametrize(
+    ("model", "code", "message"),
+    [
+        (Raising(), "predictor_error", "'planted' raised ValueError: no head"),
+        (Silent(), "bad_predictions", "gave a NoneType"),
+        (Backwards(), "bad_predictions", "regions are not the bag's"),
+        (Short(), "bad_predictions", "regions are not the bag's"),
+        (InkBag(phase=(32, 32)), "bad_predictions", "phase"),
+    ],
+)
+def test_a_model_of_bags_is_held_to_its_contract(tmp_path: Path, model: InkBag, code: str, message: str) -> None:
+    slide = scene(128, 128, BOXES)
+    with pytest.raises(PredictionError, match=message) as caught:
+        run(slide, model, Table(tmp_path / "t"), mask=TissueMask.whole(slide), overview=tmp_path / "o.png")
+    assert caught.value.code == code
+
+
+class OnlyTheSlide(InkBag):
+    def score(self, bag: Bag) -> BagScore:
+        return BagScore(bag.regions, super().score(bag).scores)
+
+
+def test_a_model_that_says_nothing_of_patches_gives_no_scores_of_them(tmp_path: Path) -> None:
+    slide, masks = scene(128, 128, BOXES), OmeZarrSink(tmp_path / "m.ome.zarr")
+    report = run(slide, OnlyTheSlide(), masks, mask=TissueMask.whole(slide))
+    assert report.merged.scores["Ink"] == pytest.approx(0.25)
+    assert list(zarr.open_group(masks.path, mode="r")) == ["0"]
+
+
+class FindsWithFeatures(BlobPredictor):
+    """Finds objects, and has what an encoder has besides."""
+
+    width: ClassVar[int] = 3
+
+    def embed(self, batch: Batch) -> np.ndarray[Any, np.dtype[np.float32]]:
+        raise AssertionError("nobody asked for features")
+
+
+def test_what_predicts_is_a_predictor_whatever_else_it_has(tmp_path: Path) -> None:
+    model, slide = FindsWithFeatures(), scene(128, 128, [(20, 20, 10, 10)])
+    assert isinstance(model, Encoder)
+    report = run(slide, model, GeoJSONSink(tmp_path / "o.geojson.gz"), mask=TissueMask.whole(slide))
+    assert report.merged.objects == 1

@@ -289,6 +289,8 @@ def test_score_maps_against_a_class_mask(tmp_path: Path, mpp: float) -> None:
         pytest.approx(29200 / 30000 / 2),
         "always says the commonest class (IoU, accuracy)",
     )
+    for name in ("iou[Dark]", "dice[Dark]"):
+        assert evaluation.metrics()[name].trivial_model == lazy.trivial_model
 
 
 def test_values_of_a_mask_mean_what_they_are_said_to_mean(tmp_path: Path) -> None:
@@ -472,6 +474,15 @@ def test_pictures_of_the_images_between_are_not_kept(tmp_path: Path) -> None:
     evaluation = evaluate(BlobPredictor(), tmp_path, settings=HALF, out=tmp_path / "out")
     assert [bool(image.example) for image in evaluation.images] == [True] * 4 + [False] * 3 + [True] * 4
     assert (tmp_path / "out" / "examples.png").exists()
+
+
+def test_pictures_of_an_earlier_evaluation_do_not_stay(three: Path, tmp_path: Path) -> None:
+    evaluate(BlobPredictor(), three, settings=HALF, out=tmp_path / "out")
+    assert (tmp_path / "out" / "examples.png").exists()
+    plant(tmp_path / "data", "a", [], [])
+    Image.new("L", (7, 7)).save(tmp_path / "data" / "a_labels.png")
+    assert not evaluate(BlobPredictor(), tmp_path / "data", settings=HALF, out=tmp_path / "out").scored
+    assert not (tmp_path / "out" / "examples.png").exists()
 
 
 def test_an_output_folder_inside_the_data_is_no_data(three: Path, tmp_path: Path) -> None:

@@ -421,6 +421,13 @@ def test_summary_of_score_maps_has_fractions(tmp_path: Path) -> None:
     assert (first["fraction:DAB"], second["fraction:DAB"], second["objects:Nucleus"]) == ("", "0.25", "")
 
 
+def test_summary_counts_no_objects_where_none_were_looked_for(tmp_path: Path) -> None:
+    record = complete(objects=0, objects_per_class={}, features={"patches": 9, "width": 4})
+    with write_summary(tmp_path, [record]).open(encoding="utf-8", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["objects"], row["objects_per_mm2"]) == ("", "")
+
+
 def test_summary_leaves_unknown_numbers_empty(tmp_path: Path) -> None:
     row = rows(tmp_path, [failed("a")])[0]
     assert {row[name] for name in ("patches", "objects", "seconds", "mpp", "bad_tiles", "tissue_mm2")} == {""}

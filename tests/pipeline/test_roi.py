@@ -24,7 +24,6 @@ from wsikit.annotations.annotations import Item, gather
 from wsikit.config import RunConfig
 from wsikit.errors import AnnotationError, ConfigError
 from wsikit.pipeline import batch as batch_module
-from wsikit.pipeline import plan as plan_module
 from wsikit.pipeline.batch import run_many, tissue_of
 from wsikit.pipeline.inputs import SlideEntry, find_slides
 from wsikit.pipeline.plan import plan
@@ -176,7 +175,6 @@ def test_nuclei_of_a_region_of_a_real_slide_are_those_of_the_slide(cmu: Path, tm
 @pytest.fixture
 def blobs(monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     monkeypatch.setattr(batch_module, "load_model", lambda *_, **__: BlobPredictor())
-    monkeypatch.setattr(plan_module, "load_model", lambda *_, **__: BlobPredictor())
     return RunConfig(mpp_override=0.5, num_workers=1, format=("geojson.gz",), tissue="whole")
 
 
@@ -234,6 +232,19 @@ def test_a_region_file_that_changed_is_run_again_and_one_that_was_only_touched_i
     draw(path, ("Tumor", RIGHT))
     (second,) = run_many(entries, tmp_path / "out", config)
     assert (first["objects"], second["objects"]) == (10, 30)
+
+
+def test_where_a_region_file_lies_does_not_matter_and_that_there_is_one_does(blobs: RunConfig, tmp_path: Path) -> None:
+    entries = pictures(tmp_path / "in", ["a"])
+    path = draw(tmp_path / "roi.geojson", ("Tumor", LEFT))
+    (first,) = run_many(entries, tmp_path / "out", blobs.model_copy(update={"roi": path}))
+    moved = path.rename(tmp_path / "moved.geojson")
+    assert run_many(entries, tmp_path / "out", blobs.model_copy(update={"roi": moved})) == [first]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (record,) = run_many(entries, tmp_path / "other", blobs.model_copy(update={"roi": empty}))
+    assert record["reason"] == "missing_roi"
+    assert run_many(entries, tmp_path / "other", blobs)[0]["status"] == "complete"
 
 
 def test_one_region_file_does_not_serve_two_slides(blobs: RunConfig, tmp_path: Path) -> None:

@@ -120,7 +120,8 @@ def fit_bags(
         device: auto, cpu or cuda.
 
     Raises:
-        ConfigError: a bag without a label or instances, a class without bags, vectors of several widths.
+        ConfigError: a bag without a label or instances, a class without bags, vectors of several widths, or
+            a loss that is no number in every epoch.
     """
     fix_threads()
     where = choose_device(device)
@@ -144,6 +145,11 @@ def fit_bags(
                 best, kept = now, (epoch, copy.deepcopy(head.state_dict()))
             if epoch - kept[0] >= schedule.patience:
                 break
+    if not kept[1]:
+        raise ConfigError(
+            f"no epoch of {schedule.epochs} has a validation loss that is a number",
+            remedy="train at least one epoch, or lower the learning rate",
+        )
     state = {name: value.cpu() for name, value in kept[1].items()}
     return Fit(state, width, classes, kept[0], tuple(history))
 

@@ -150,13 +150,21 @@ def save_attention(
 
     Raises:
         OutputError: they cannot be written.
-        ConfigError: another file type, or facts that a card does not have.
+        ConfigError: another file type, facts that a card does not have, or features of normalised stains (code
+            stained_features).
     """
     from safetensors.torch import save
 
     if path.suffix != ".safetensors":
         raise ConfigError(f"the weights of a head are a .safetensors file, got {path.name!r}")
     identity = dict(encoder["encoder"])
+    if "stain" in identity:
+        raise ConfigError(
+            "the features were embedded with --stain, which a head's card does not say: the model run without it would "
+            "give other scores",
+            code="stained_features",
+            remedy="embed the slides without --stain and train the head on that",
+        )
     preprocess = identity["preprocess"]
     named = [label if isinstance(label, Label) else Label(label, (0, 0, 0)) for label in labels]
     colored = [isinstance(label, Label) for label in labels]

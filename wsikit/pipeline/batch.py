@@ -138,11 +138,7 @@ def run_many(
         OutputError: the output folder cannot be written, or would replace files that no run has written.
     """
     out = Path(out)
-    sinks = {name: sink_class(name) for name in config.format}
-    predictor = load_model(config)
-    quality_filter(config)
-    refuse_idle(predictor, ((name, sink.takes) for name, sink in sinks.items()))
-    check_roi(entries, config)
+    predictor = checked_model(entries, config)
     for entry in entries:
         _refuse_foreign(out / entry.slide_id)
     clock, provenance = time.perf_counter(), _provenance(entries, command)
@@ -162,6 +158,16 @@ def run_many(
         outcomes[entry] if entry in outcomes else skipped(entry.slide_id, str(entry.path), entry.part_of or "")
         for entry in entries
     ]
+
+
+def checked_model(entries: Sequence[SlideEntry], config: RunConfig) -> Model:
+    """The model of a run; raises what ``run_many`` does for a configuration that no slide could be run with."""
+    sinks = {name: sink_class(name) for name in config.format}
+    predictor = load_model(config)
+    quality_filter(config)
+    refuse_idle(predictor, ((name, sink.takes) for name, sink in sinks.items()))
+    check_roi(entries, config)
+    return predictor
 
 
 def _all_slides(shared: _Run, pool: ThreadPoolExecutor, entries: Sequence[SlideEntry]) -> list[Record]:
@@ -227,7 +233,7 @@ def _key(entry: SlideEntry, config: RunConfig, predictor: Model) -> str:
             "model": model_card(predictor),
             "mpp_override": entry.mpp or config.mpp_override,
             "mask": content_hash(entry.mask_path),
-            "roi": content_hash(_roi_or_none(entry, config)),
+            "roi": [entry.roi_path is not None or config.roi is not None, content_hash(_roi_or_none(entry, config))],
             "source": source_stamp(entry.path),
             "result_version": RESULT_VERSION,
         }

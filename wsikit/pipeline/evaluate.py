@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsikit.atomic import output_errors, replace_file
+from wsikit.atomic import output_errors, remove, replace_file
 from wsikit.errors import ConfigError
 from wsikit.metrics import bin_counts, quadratic_weighted_kappa, quartile_edges
 from wsikit.pipeline.examples import Example, draw_examples, example_of
@@ -34,7 +34,7 @@ from wsikit.pipeline.scores import (
     not_computable,
     sink_for,
 )
-from wsikit.pipeline.state import digest, failure, model_card, versions
+from wsikit.pipeline.state import digest, failure, finite, model_card, versions
 from wsikit.pipeline.truth import Pair, find_pairs, read_truth
 from wsikit.predictions import Model, Predictor
 from wsikit.predictors.files import dumps, loads_once
@@ -53,9 +53,10 @@ TRIVIAL = {
     "miou": "always says the commonest class (IoU, accuracy)",
     "fwiou": "always says the commonest class (IoU, accuracy)",
     "pixel_accuracy": "always says the commonest class (IoU, accuracy)",
-    "iou": "always says the commonest class (IoU, accuracy)",
+    "iou[]": "always says the commonest class (IoU, accuracy)",
+    "dice[]": "always says the commonest class (IoU, accuracy)",
 }
-"""Metric -> the model that does nothing beside which it stands; for others it is the one that finds nothing."""
+"""Metric, [] for each class -> the lazy model beside which it stands; for others it is the one that finds nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +181,8 @@ class Evaluation:
 def _summary(pooled: float, values: Sequence[float], trivial: float, name: str) -> Summary:
     known = [value for value in values if not math.isnan(value)]
     spread = (fmean(known), median(known), pstdev(known), min(known), max(known)) if known else (math.nan,) * 5
-    model = next((says for metric, says in TRIVIAL.items() if name.partition("[")[0] == metric), "finds nothing")
+    kind, of_class, _ = name.partition("[")
+    model = TRIVIAL.get(f"{kind}[]" if of_class else kind, "finds nothing")
     return Summary(pooled, *spread, len(known), trivial, model)
 
 
@@ -313,8 +315,10 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> None:
     """
     with output_errors(out):
         out.mkdir(parents=True, exist_ok=True)
+        # the pictures of an earlier evaluation are not of this one
+        remove(out / "examples.png")
     replace_file(out / "metrics.csv", _csv(evaluation).encode())
-    text = json.dumps(_finite(as_json(evaluation)), indent=2, ensure_ascii=False, default=str)
+    text = json.dumps(finite(as_json(evaluation)), indent=2, ensure_ascii=False, default=str)
     replace_file(out / "metrics.json", text.encode("utf-8", "backslashreplace"))
     drawn = [(image, image.example) for image in evaluation.scored if image.example]
     if drawn:
@@ -381,12 +385,3 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         "seconds": round(evaluation.seconds, 3),
         "versions": versions(),
     }
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from wsikit.features import FeatureKind, Features, Layer, MaskBlock
 from wsikit.geometry import Region
+from wsikit.pipeline.contract import checked_score
 from wsikit.pipeline.heat import Patches
 from wsikit.pipeline.overview import Field, Outlines, Scene, choose_fields, draw_overview
 from wsikit.predictions import BagPredictor, BagScore, Encoder, Label, Model, Objects, Prediction, Predictor, ScoreMap
@@ -74,20 +75,20 @@ class _Embedded:
     """What a model that embeds patches made of a slide."""
 
     instances: InstanceMerge
+    width: int
+    """D, also where there is no instance."""
     score: BagScore | None
     """None where the model does not score, or there is nothing to score."""
 
     @classmethod
     def of(cls, name: str, model: Model, grid: TileGrid, spool: Path) -> _Embedded | None:
         """None for models that do not embed."""
-        if not isinstance(model, Encoder):
+        if isinstance(model, Predictor):
             return None
         instances = InstanceMerge(spool, grid.spec)
         if not isinstance(model, BagPredictor) or not len(instances):
-            return cls(instances, None)
-        score = model.score(instances.bag(name))
-        score.check(len(model.labels))
-        return cls(instances, score)
+            return cls(instances, model.width, None)
+        return cls(instances, model.width, checked_score(model, instances.bag(name)))
 
     def boxes(self, slide: Slide) -> NDArray[np.float64]:
         """(N, 4) x0, y0, x1, y1 of the patches in level-0 pixels."""
@@ -109,7 +110,7 @@ class _Embedded:
     def layout(self, encoder: Encoder) -> InstanceLayout:
         """What sinks of instances need to know."""
         spec = self.instances.spec
-        return InstanceLayout(len(self.instances), encoder.width, spec.patch, 2 * spec.halo, dict(encoder.identity))
+        return InstanceLayout(len(self.instances), self.width, spec.patch, 2 * spec.halo, dict(encoder.identity))
 
 
 @dataclass(slots=True)
@@ -151,7 +152,7 @@ class _Merge:
         for part in embedded.instances.parts():
             for sink in self.instance_sinks():
                 sink.write(part)
-        found = Merged(features=(len(embedded.instances), embedded.instances.width))
+        found = Merged(features=(len(embedded.instances), embedded.width))
         score, labels = embedded.score, self.predictor.labels
         if score is None:
             return found
@@ -347,7 +348,7 @@ def _of_heat_map(context: SinkContext, work: _Merge) -> SinkContext:
         size=(plane.width, plane.height),
         labels=(*attended, *scored),
         layers=(_classes(context.labels),) if scored else (),
-        has_scores=True,
+        has_scores=bool(attended or scored),
     )
 
 

@@ -7,11 +7,8 @@ from pathlib import Path
 
 from wsikit.config import RunConfig
 from wsikit.errors import WsikitError
-from wsikit.pipeline.batch import is_done, tissue_of
+from wsikit.pipeline.batch import checked_model, is_done, tissue_of
 from wsikit.pipeline.inputs import SlideEntry
-from wsikit.pipeline.model import load_model
-from wsikit.pipeline.roi import check_roi
-from wsikit.sinks import SINKS
 from wsikit.slides import open_slide
 from wsikit.tiling import SUPERTILE, TileGrid
 
@@ -21,12 +18,9 @@ def plan(entries: Sequence[SlideEntry], out: Path, config: RunConfig) -> Iterato
 
     Raises:
         UnknownNameError: the model or an output format does not exist.
-        ConfigError: one region of interest for several slides.
+        ConfigError: a configuration that no slide could be run with.
     """
-    for name in config.format:
-        SINKS[name]
-    predictor = load_model(config)
-    check_roi(entries, config)
+    predictor = checked_model(entries, config)
     todo = patches = 0
     for entry in entries:
         if entry.part_of is not None:

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from wsikit.errors import ConfigError, PixelReadError, PredictionError, SlideOpenError, WsikitError
 from wsikit.geometry import Box, Region
+from wsikit.pipeline.contract import checked_features, checked_predictions
 from wsikit.pipeline.merge import Merged, merge
 from wsikit.pipeline.schedule import bounded, slots
 from wsikit.pipeline.schedule import workers as local_workers
-from wsikit.predictions import BagPredictor, Batch, Encoder, Model, Prediction, Predictor
+from wsikit.predictions import BagPredictor, Batch, Encoder, Model, Predictor
 from wsikit.predictors.files import dumps, loads_once
 from wsikit.quality import ANY_QUALITY, Quality, QualityFilter, inspect_windows
 from wsikit.sinks import Sink
@@ -158,10 +159,10 @@ def predict_supertile(job: Job, numbered: tuple[int, TileGrid]) -> TaskResult:
     if good.any():
         kept = grid.where(good)
         batches = cut(part.pixels, region, kept, job.batch_size)
-        if isinstance(model, Encoder):
-            _spool_features(model, kept, batches, bad, job.spool, index)
-        else:
+        if isinstance(model, Predictor):
             _spool_predictions(model, kept, batches, bad, job.spool, index)
+        else:
+            _spool_features(model, kept, batches, bad, job.spool, index)
     readable = any(_is_readable(slide, patch, bad) for patch in grid)
     return TaskResult(quality, grid.cells[~good], tuple(met), readable, os.getpid(), _peak_rss_mb())
 
@@ -202,13 +203,19 @@ def _is_readable(slide: Slide, patch: Region, bad: Sequence[Box]) -> bool:
 def prepared(predictor: Model, slide: Slide, tissue: TissueMask) -> Model:
     """Bind a model to a slide.
 
-    Raises PredictionError: code predictor_error where the model itself raised, bad_predictions for too many labels.
+    Raises PredictionError: code predictor_error where the model itself raised, bad_predictions for too many labels, or
+    patches of a bag that do not begin at the slide's corner.
     """
     count = len(predictor.labels)
     scores = isinstance(predictor, Predictor | BagPredictor)
     if scores and not 1 <= count <= MAX_LABELS:
         raise PredictionError(
             f"the predictor {predictor.name!r} has {count} labels; masks hold a label in 8 bits: 1 to {MAX_LABELS}"
+        )
+    if isinstance(predictor, BagPredictor) and predictor.tile.phase != (0, 0):
+        raise PredictionError(
+            f"the model {predictor.name!r} has patches of phase {predictor.tile.phase}; heat maps have a pixel per "
+            "patch from the slide's corner: phase (0, 0) is needed"
         )
     try:
         return predictor.prepare(slide, tissue)
@@ -219,62 +226,6 @@ def prepared(predictor: Model, slide: Slide, tissue: TissueMask) -> Model:
             f"the predictor {predictor.name!r} raised {type(error).__name__} in prepare: {error}",
             code="predictor_error",
         ) from error
-
-
-def checked_features(encoder: Encoder, batch: Batch) -> NDArray[np.float32]:
-    """Embed a batch and hold the encoder to its contract.
-
-    Raises PredictionError (code bad_predictions, or predictor_error where the encoder itself raised).
-    """
-    with _blaming(encoder, batch):
-        features = np.asarray(encoder.embed(batch), np.float32)
-    want = (len(batch), encoder.width)
-    if features.shape != want:
-        raise PredictionError(f"{encoder.name!r} gave features of shape {features.shape}, {want} is what it promised")
-    if not np.isfinite(features).all():
-        raise PredictionError(f"{encoder.name!r} gave features that hold NaN or infinity ({_place(batch)})")
-    return features
-
-
-def _place(batch: Batch) -> str:
-    first = batch.regions[0]
-    return f"batch of {len(batch)} from x={first.x}, y={first.y} at {first.mpp:.4g} um/px"
-
-
-@contextmanager
-def _blaming(model: Model, batch: Batch) -> Iterator[None]:
-    """Say whose error it was: a plug-in may raise anything."""
-    try:
-        yield
-    except WsikitError:
-        raise
-    except Exception as error:
-        raise PredictionError(
-            f"the predictor {model.name!r} raised {type(error).__name__}: {error} ({_place(batch)})",
-            code="predictor_error",
-        ) from error
-
-
-def checked_predictions(predictor: Predictor, batch: Batch) -> Sequence[Prediction]:
-    """Predict a batch and hold the predictor to its contract.
-
-    Raises PredictionError (code bad_predictions, or predictor_error where the predictor itself raised).
-    """
-    where = _place(batch)
-    with _blaming(predictor, batch):
-        predictions = list(predictor.predict(batch))
-    if len(predictions) != len(batch):
-        raise PredictionError(f"{predictor.name!r} gave {len(predictions)} predictions for a {where}")
-    for prediction, region in zip(predictions, batch.regions, strict=True):
-        if not isinstance(prediction, predictor.produces):
-            raise PredictionError(
-                f"{predictor.name!r} says it produces {predictor.produces.__name__} and gave "
-                f"{type(prediction).__name__} ({where})"
-            )
-        if prediction.region != region:
-            raise PredictionError(f"{predictor.name!r} gave a prediction for {prediction.region}, asked for {region}")
-        prediction.check(len(predictor.labels))
-    return predictions
 
 
 TAKEN = {Predictor: {"features", "masks"}, BagPredictor: {"features", "masks", "instances"}, Encoder: {"instances"}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import platform
 import traceback
 from collections.abc import Iterator, Mapping
@@ -70,9 +71,18 @@ def read_record(folder: Path) -> Record | None:
     return record if isinstance(record, dict) and record.get("schema") == SCHEMA else None
 
 
+def finite(value: Any) -> Any:
+    """A JSON-ready value with null for NaN and infinity, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_record(folder: Path, record: Mapping[str, Any]) -> Record:
     """Replace the slide's record and return it as it will be read. Raises OutputError."""
-    text = json.dumps(record, indent=2, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace")
+    text = json.dumps(finite(record), indent=2, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace")
     replace_file(folder / "slide.json", text)
     written: Record = json.loads(text)
     return written

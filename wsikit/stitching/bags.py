@@ -220,7 +220,7 @@ class HeatMap:
             at = rows[inside] - region.y, columns[inside] - region.x
             scores = np.zeros((len(steps), region.height, region.width), np.uint8)
             scores[:, at[0], at[1]] = steps[:, inside]
-            yield MaskBlock(region, self._classes(region, at, inside), scores)
+            yield MaskBlock(region, self._classes(region, at, inside), scores if len(steps) else None)
 
     def _channels(self) -> NDArray[np.float64]:
         """(C, N) in [0, 1]: attention, then the instances' scores, of these what there is."""

@@ -46,7 +46,7 @@ def _cells(slide: SlideFacts) -> list[Any]:
     """The columns that every summary has."""
     return [
         *(slide.slide_id, slide.path, slide.status, slide.reason, slide.message),
-        *(slide.patches, slide.objects, slide.total_seconds),
+        *(slide.patches, slide.found, slide.total_seconds),
         None if slide.tissue_mm2 is None else f"{slide.tissue_mm2:.6f}",
         None if slide.per_mm2 is None else f"{slide.per_mm2:.2f}",
         slide.mpp,
