@@ -169,7 +169,7 @@ OF_NO_SLIDE = frozenset(
     {"unknown_name", "no_run", "sample_unavailable", "not_representable"}
     | {"no_card", "bad_card", "bad_plugin", "no_plugin", "no_gpu", "no_weights", "bad_weights", "weights_mismatch"}
     | {"wrong_encoder", "bad_reference", "blank", "colourless", "one_stain", "not_he"}
-    | {"no_features", "mixed_features", "split_leak"}
+    | {"no_features", "mixed_features", "split_leak", "stained_features"}
     | {"no_truth", "ambiguous_truth", "wrong_shape", "not_comparable"}
 )
 """Codes of commands that do not begin, of warnings, and of what is done after a run or without one."""
