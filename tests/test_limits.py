@@ -72,3 +72,11 @@ def test_a_hole_covered_by_another_polygon_is_inside() -> None:
     ring = shapely.box(0, 0, 8, 8).difference(shapely.box(2, 2, 6, 6))
     limits = Limits(array([ring, shapely.box(1, 1, 7, 7)]), 0.5)
     assert limits.sample(Region(0, 0, 8, 8, 0.5)).all()
+
+
+@pytest.mark.parametrize("far", [1e6, 1e9])
+def test_areas_may_reach_far_beyond_the_slide(far: float) -> None:
+    wedge = shapely.Polygon([(-far, -far), (far, -far), (far, far)])
+    shares = Limits(np.array([wedge], object), 0.5).shares(Region(0, 0, 4, 3, 1.0))
+    rows, columns = np.mgrid[0:3, 0:4]
+    assert shares == pytest.approx(np.where(columns > rows, 1, np.where(columns == rows, 0.5, 0)), abs=1e-3)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsikit.slides import Pixels
+from wsikit.stain.density import decadic_density
 
 Mask = NDArray[np.bool_]
 
@@ -58,7 +59,7 @@ RIM_UM = 30.0
 """Margin that is taken with the ink: its blurred rim."""
 EDGE_DENSITY, EDGE_GREY = 0.35, 0.15
 """A cover slip's edge, air bubbles and dust are dark by refraction: dense and without colour."""
-CLEAR_DENSITY, EDGE_AROUND_UM = 0.12, 400.0
+CLEAR_DENSITY, EDGE_AROUND_UM, EDGE_GLASS = 0.12, 400.0, 0.4
 """Such a place lies on glass: of a square of this side around it, two fifths are less dense than this. Clean glass has
 0.00 to 0.05, mounting medium and dirt some more; a line up to 0.24 mm wide leaves two fifths of its square free."""
 FOLD_DENSITY, FOLD_SIGMA_UM = 0.55, 12.0
@@ -80,7 +81,7 @@ class Colour:
     @classmethod
     def of(cls, pixels: Pixels) -> Colour:
         """Of (H, W, 3) RGB."""
-        table = -np.log10(np.maximum(np.arange(256), 1) / 255).astype(np.float32)
+        table = decadic_density().astype(np.float32)
         red, green, blue = (table[pixels[..., channel]] for channel in range(3))
         density: NDArray[np.float32] = (red + green + blue) / np.float32(3)
         scale: NDArray[np.float32] = np.maximum(density, np.float32(1e-3))
@@ -157,7 +158,7 @@ def _edge_lines(colour: Colour, mpp: float) -> Mask:
 
     dark = (colour.density > EDGE_DENSITY) & (colour.greyness < EDGE_GREY)
     clear = (colour.density < CLEAR_DENSITY).astype(np.float32)
-    on_glass = ndimage.uniform_filter(clear, max(3, round(EDGE_AROUND_UM / mpp))) > 0.4
+    on_glass = ndimage.uniform_filter(clear, max(3, round(EDGE_AROUND_UM / mpp))) > EDGE_GLASS
     lines: Mask = dilation(dark & on_glass, disk(1))
     return lines
 

@@ -231,15 +231,15 @@ def pixels(
     """
     x0, y0, x1, y1, polygon = _polygon_edges(shapes, region)
     # an edge crosses the lines y = row + 0.5 with y0 <= row + 0.5 < y1, whichever end is up
-    first = np.maximum(np.ceil(np.minimum(y0, y1) - 0.5), 0).astype(np.int64)
-    last = np.minimum(np.ceil(np.maximum(y0, y1) - 0.5), region.height).astype(np.int64)
+    first = np.clip(np.ceil(np.minimum(y0, y1) - 0.5), 0, region.height).astype(np.int64)
+    last = np.clip(np.ceil(np.maximum(y0, y1) - 0.5), 0, region.height).astype(np.int64)
     edge, row = _ranges(first, last)
     slope = (x1 - x0)[edge] / (y1 - y0)[edge]
     x = x0[edge] + (row + 0.5 - y0[edge]) * slope
     order = np.lexsort((x, row, polygon[edge]))
     x, row, owner = x[order], row[order], polygon[edge][order]
-    enter = np.maximum(np.ceil(x[::2] - 0.5), 0).astype(np.int64)
-    leave = np.minimum(np.ceil(x[1::2] - 0.5), region.width).astype(np.int64)
+    enter = np.clip(np.ceil(x[::2] - 0.5), 0, region.width).astype(np.int64)
+    leave = np.clip(np.ceil(x[1::2] - 0.5), 0, region.width).astype(np.int64)
     span, column = _ranges(enter, leave)
     return row[::2][span], column, owner[::2][span]
 
@@ -275,13 +275,12 @@ def coverage(shapes: NDArray[np.object_], region: Region) -> NDArray[np.float64]
     """
     # normal form: left sides of shells run down, those of holes up
     x0, y0, x1, y1, _ = _polygon_edges(shapely.normalize(shapes), region)
-    edge, start, stop = _pieces(x0, y0, x1, y1)
+    edge, start, stop = _pieces(x0, y0, x1, y1, region)
     down = (stop - start) * (y1 - y0)[edge]
     middle = (start + stop) / 2
     x, y = x0[edge] + middle * (x1 - x0)[edge], y0[edge] + middle * (y1 - y0)[edge]
-    row = np.floor(y).astype(np.int64)
-    kept = (row >= 0) & (row < region.height) & (x < region.width)
-    row, x, down = row[kept], np.maximum(x[kept], 0.0), down[kept]
+    kept = (y >= 0) & (y < region.height) & (x < region.width)
+    row, x, down = np.floor(y[kept]).astype(np.int64), np.maximum(x[kept], 0.0), down[kept]
     column = np.floor(x).astype(np.int64)
     # one more column catches what begins in the last pixel
     width = region.width + 1
@@ -292,13 +291,19 @@ def coverage(shapes: NDArray[np.object_], region: Region) -> NDArray[np.float64]
 
 
 def _pieces(
-    x0: NDArray[np.float64], y0: NDArray[np.float64], x1: NDArray[np.float64], y1: NDArray[np.float64]
+    x0: NDArray[np.float64],
+    y0: NDArray[np.float64],
+    x1: NDArray[np.float64],
+    y1: NDArray[np.float64],
+    region: Region,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Edges cut at whole x and y: which edge each piece is of, and where on it, from 0 to 1, it begins and ends."""
+    """Edges, from the region's corner, cut at whole x and y of the region: which edge each piece is of, and where on
+    it, from 0 to 1, it begins and ends."""
     edges, places = [np.arange(len(x0))], [np.zeros(len(x0))]
-    for a, b in ((x0, x1), (y0, y1)):
-        first = np.floor(np.minimum(a, b)).astype(np.int64) + 1
-        last = np.ceil(np.maximum(a, b)).astype(np.int64)
+    for a, b, size in ((x0, x1, region.width), (y0, y1, region.height)):
+        # beyond the region an edge of any length is one piece
+        first = np.clip(np.floor(np.minimum(a, b)) + 1, 0, size + 1).astype(np.int64)
+        last = np.clip(np.ceil(np.maximum(a, b)), 0, size + 1).astype(np.int64)
         edge, line = _ranges(first, last)
         edges.append(edge)
         places.append((line - a[edge]) / (b - a)[edge])

@@ -26,9 +26,9 @@ from wsikit.predictors import load_predictor
 from wsikit.predictors.basins import basins
 from wsikit.predictors.nuclei import AREA_UM2, NucleiPredictor, _without_small_holes
 from wsikit.predictors.sampling import OD_RANGE, WINDOWS, od_histogram, otsu, tissue_windows
-from wsikit.predictors.stain import EOSIN, HAEMATOXYLIN
 from wsikit.slides import Slide, open_slide
 from wsikit.slides.array import array_slide
+from wsikit.stain.density import EOSIN, HAEMATOXYLIN
 from wsikit.tissue import TissueMask
 
 MPP = 0.25

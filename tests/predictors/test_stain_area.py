@@ -16,9 +16,10 @@ from wsikit.errors import ConfigError, PredictionError, UnknownNameError
 from wsikit.geometry import Region
 from wsikit.predictions import Batch, Predictor, ScoreMap
 from wsikit.predictors import PREDICTORS, load_predictor
-from wsikit.predictors.stain import DAB, EOSIN, HAEMATOXYLIN, Deconvolution, StainVector
+from wsikit.predictors.stain import Deconvolution
 from wsikit.predictors.stain_area import DAB_OD, StainAreaPredictor
 from wsikit.slides.array import array_slide
+from wsikit.stain.density import DAB, EOSIN, HAEMATOXYLIN, StainVector
 from wsikit.tissue import TissueMask
 
 

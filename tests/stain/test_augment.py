@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tests.stain.mixtures import Pixels, section, tiles
 from wsikit.stain.augment import LIGHT, STRONG, augment
-from wsikit.stain.density import absorption
-from wsikit.stain.macenko import EOSIN, HAEMATOXYLIN, basis
+from wsikit.stain.density import EOSIN, HAEMATOXYLIN, absorption
+from wsikit.stain.macenko import basis
 
 IMAGE = section(0, 0.4, noise=1.0)[:16384].reshape(128, 128, 3)
 

@@ -127,7 +127,7 @@ def _shape(path: Path, annotation: ET.Element, where: str, notes: Counter[str]) 
     kind = annotation.get("Type", "")
     points = annotation.findall("Coordinates/Coordinate")
     if all(point.get("Order", "").isdecimal() for point in points):
-        points.sort(key=lambda point: int(point.attrib["Order"]))
+        points.sort(key=lambda point: float(point.attrib["Order"]))
     xy = numbers(path, points, ("X", "Y"))
     if kind in ("Dot", "PointSet"):
         found = dots(xy, where)

@@ -8,7 +8,7 @@ from wsikit.annotations.annotations import Color
 from wsikit.errors import AnnotationError
 
 _HEX = re.compile(r"#(?:[0-9a-f]{3,4}|[0-9a-f]{6}|[0-9a-f]{8})", re.IGNORECASE)
-_RGB = re.compile(r"rgba?\(\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*(?:,\s*([\d.]+)\s*)?\)", re.IGNORECASE)
+_RGB = re.compile(r"rgba?\(\s*(\d{1,9})\s*,\s*(\d{1,9})\s*,\s*(\d{1,9})\s*(?:,\s*([\d.]+)\s*)?\)", re.IGNORECASE)
 
 
 def parse_color(text: object, where: str) -> Color | None:

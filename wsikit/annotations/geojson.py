@@ -6,6 +6,7 @@ beside the geometry, children inside their parents, NaN. QuPath crops slides to 
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import hashlib
 import json
@@ -110,14 +111,17 @@ def load_json(path: Path) -> Any:
         data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
     except (OSError, EOFError, zlib.error) as error:
         raise AnnotationError(f"{path} cannot be read: {error}") from error
+    data = data.removeprefix(codecs.BOM_UTF8)
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError as error:
         if b"NaN" not in data and b"Infinity" not in data:
             raise AnnotationError(f"{path.name} is not JSON: {error}") from error
     try:
-        return json.loads(data)  # QuPath wrote bare NaN until 0.4; only this parser reads it
-    except (ValueError, RecursionError) as error:
+        # QuPath wrote bare NaN until 0.4; only this parser reads it. The other one refuses what no file can hold again:
+        # endless integers, halves of surrogate pairs
+        return orjson.loads(orjson.dumps(json.loads(data)))
+    except (ValueError, TypeError, RecursionError) as error:
         raise AnnotationError(f"{path.name} is not JSON: {error}") from error
 
 
@@ -271,7 +275,7 @@ def measurements(value: Any, where: str) -> dict[str, float]:
     if not value:
         return {}
     if isinstance(value, list):
-        value = {item.get("name"): item.get("value") for item in value if isinstance(item, dict)}
+        value = {str(item.get("name")): item.get("value") for item in value if isinstance(item, dict)}
     found = {}
     for name, number in _mapping(value, where).items():
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -61,7 +62,7 @@ class CSVPoints:
             label, name = (_cell(row, columns[key]) if key in columns else "" for key in ("class", "name"))
             items.append(Item("detection", shapely.Point(xy), label or None, name, None, False, measured))
         notes = [f"{len(rows)} x column {name!r} is not of numbers: left out" for name in texts]
-        own = any(name.strip().lower().startswith(QUPATH_HEADERS) for name in header)
+        own = header[columns[x]].strip().lower().startswith(QUPATH_HEADERS)
         return gather(items, {}, notes).moved(*(placement.bounds_offset if own else (0, 0)))
 
     def write(self, annotations: Annotations, placement: Placement, path: Path) -> Written:
@@ -136,7 +137,11 @@ def _columns(path: Path, header: list[str]) -> tuple[dict[str, int], dict[int, s
     else:
         found = {key: k for key, k in found.items() if key not in ("x", "y")}
     used = set(found.values())
-    return found, {k: name.strip() for k, name in enumerate(header) if k not in used and name.strip()}
+    others = {k: name.strip() for k, name in enumerate(header) if k not in used and name.strip()}
+    twice = [name for name, count in Counter(others.values()).items() if count > 1]
+    if twice:
+        raise AnnotationError(f"{path.name} has several columns {twice[0]!r}: give each a name of its own")
+    return found, others
 
 
 def _scale(path: Path, columns: Mapping[str, int], placement: Placement) -> float:

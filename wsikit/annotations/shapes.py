@@ -6,6 +6,7 @@ The frame is the file's own: (x, y) in pixels, pixel-corner convention.
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from shapely import affinity
 from wsikit.annotations.annotations import Item
 from wsikit.errors import AnnotationError
 
+MAX_COORDINATE = 1e9
+"""px, a thousand slides wide: geometry overflows where nothing says how far out a corner may lie."""
 ELLIPSE_CORNERS = 128
 """Corners of the polygon that stands for an ellipse: 0.03 % of its radius off at most."""
 
@@ -32,8 +35,10 @@ def coordinates(points: object, where: str) -> NDArray[np.float64]:
         raise AnnotationError(f"{where}: positions are lists of numbers [x, y], got {_short(points)}") from error
     if array.ndim != 2 or array.shape[1] not in (2, 3):
         raise AnnotationError(f"{where}: positions are lists of numbers [x, y], got {_short(points)}")
-    if not np.isfinite(array[:, :2]).all():
-        raise AnnotationError(f"{where}: coordinates must be finite numbers, got {_short(points)}")
+    if not (np.abs(array[:, :2]) <= MAX_COORDINATE).all():
+        raise AnnotationError(
+            f"{where}: coordinates must be finite numbers of at most {MAX_COORDINATE:g} px, got {_short(points)}"
+        )
     return array[:, :2]
 
 
@@ -71,12 +76,12 @@ def ellipse(bounds: Sequence[float], where: str, rotation: float = 0.0) -> shape
     angle = np.arange(ELLIPSE_CORNERS) * (2 * math.pi / ELLIPSE_CORNERS)
     x = (x0 + x1) / 2 + (x1 - x0) / 2 * np.cos(angle)
     y = (y0 + y1) / 2 + (y1 - y0) / 2 * np.sin(angle)
-    return _turned(shapely.Polygon(np.stack([x, y], axis=1)), rotation)
+    return _turned(shapely.Polygon(np.stack([x, y], axis=1)), rotation, where)
 
 
 def rectangle(bounds: Sequence[float], where: str, rotation: float = 0.0) -> shapely.Polygon:
     """A box (x0, y0, x1, y1), turned about its middle, clockwise on the screen, in radians."""
-    return _turned(shapely.box(*_box(bounds, where)), rotation)
+    return _turned(shapely.box(*_box(bounds, where)), rotation, where)
 
 
 def _box(bounds: Sequence[float], where: str) -> tuple[float, float, float, float]:
@@ -86,14 +91,15 @@ def _box(bounds: Sequence[float], where: str) -> tuple[float, float, float, floa
     return min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
 
 
-def _turned(shape: shapely.Polygon, rotation: float) -> shapely.Polygon:
+def _turned(shape: shapely.Polygon, rotation: float, where: str) -> shapely.Polygon:
+    if not math.isfinite(rotation):
+        raise AnnotationError(f"{where}: a rotation must be a finite number of radians, got {rotation}")
     # y runs down, so that shapely's counter-clockwise is clockwise on the screen
     return affinity.rotate(shape, rotation, "center", use_radians=True) if rotation else shape
 
 
 def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return reprlib.repr(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,9 @@ from wsikit.outlines import largest_parts, moments, outlines
 from wsikit.predictions import Batch, Label, Objects
 from wsikit.predictors.basins import basins
 from wsikit.predictors.sampling import OD_BINS, OD_RANGE, od_histogram, otsu, tissue_pixels
-from wsikit.predictors.stain import EOSIN, HAEMATOXYLIN, Deconvolution
+from wsikit.predictors.stain import Deconvolution
 from wsikit.slides import Slide
+from wsikit.stain.density import EOSIN, HAEMATOXYLIN
 from wsikit.tissue import TissueMask
 
 MAX_MPP = 1.1

@@ -7,18 +7,11 @@ Beer-Lambert: the OD of a pixel's three channels is the sum of its stains' densi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-StainVector = tuple[float, float, float]
-"""OD in red, green and blue of one unit of a stain; any length."""
-
-HAEMATOXYLIN: StainVector = (0.650, 0.704, 0.286)
-EOSIN: StainVector = (0.072, 0.990, 0.105)
-DAB: StainVector = (0.268, 0.570, 0.776)
-"""Ruifrok and Johnston, Anal Quant Cytol Histol 23 (2001) 291-299; eosin as in their H&E example."""
+from wsikit.stain.density import StainVector, decadic_density
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +27,7 @@ class Deconvolution:
         basis = np.array([first, second, np.cross(first, second)])
         basis /= np.linalg.norm(basis, axis=1, keepdims=True)
         inverse = np.linalg.inv(basis)
-        return cls((optical_density()[None, None] * inverse[:, :2].T[:, :, None]).astype(np.float32))
+        return cls((decadic_density()[None, None] * inverse[:, :2].T[:, :, None]).astype(np.float32))
 
     def density(self, image: NDArray[np.uint8], stain: int) -> NDArray[np.float32]:
         """OD of stain 0 or 1 for every pixel of (H, W, 3) RGB, as (H, W).
@@ -47,11 +40,3 @@ class Deconvolution:
         total += green[image[..., 1]]
         total += blue[image[..., 2]]
         return total
-
-
-@lru_cache(maxsize=1)
-def optical_density() -> NDArray[np.float64]:
-    """(256,) OD of each 8-bit value v, -log10(max(v, 1) / 255): black counts as 1, since its OD is infinite."""
-    table: NDArray[np.float64] = -np.log10(np.maximum(np.arange(256), 1) / 255)
-    table.setflags(write=False)
-    return table

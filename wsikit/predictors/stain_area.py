@@ -13,8 +13,9 @@ from wsikit.errors import ConfigError, PredictionError
 from wsikit.geometry import TileSpec
 from wsikit.predictions import Batch, Label, ScoreMap
 from wsikit.predictors.sampling import OD_BINS, od_histogram, otsu, tissue_pixels
-from wsikit.predictors.stain import DAB, HAEMATOXYLIN, Deconvolution, optical_density
+from wsikit.predictors.stain import Deconvolution
 from wsikit.slides import Slide
+from wsikit.stain.density import DAB, HAEMATOXYLIN, decadic_density
 from wsikit.tissue import TissueMask
 
 DAB_OD = (0.15, 0.40)
@@ -118,7 +119,7 @@ def _haematoxylin(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 def _dab(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """DAB OD where a pixel is brown, else 0."""
     density = Deconvolution.of(HAEMATOXYLIN, DAB).density(image, 1)
-    visible = np.minimum(optical_density(), SATURATED_OD).astype(np.float32)
+    visible = np.minimum(decadic_density(), SATURATED_OD).astype(np.float32)
     density[visible[image[..., 2]] < (np.float32(BROWN) * visible)[image[..., 1]]] = 0
     return density
 

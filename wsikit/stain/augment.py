@@ -13,8 +13,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from wsikit.stain.density import absorption, faded, intensity, optical_density
-from wsikit.stain.macenko import EOSIN, HAEMATOXYLIN, basis
+from wsikit.stain.density import EOSIN, HAEMATOXYLIN, absorption, faded, intensity, optical_density
+from wsikit.stain.macenko import basis
 from wsikit.stain.table import apply, lattice, table
 
 LIGHT = 0.05

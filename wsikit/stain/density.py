@@ -1,12 +1,25 @@
-"""Optical density of stained glass, and which pixels hold any stain."""
+"""Optical density (OD) of stained glass, the stains' vectors, and which pixels hold any stain.
+
+Stain methods count in natural OD against clear glass, as those who published them; what looks at colours or takes them
+apart counts in decadic OD against white.
+"""
 
 from __future__ import annotations
+
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsikit.errors import StainError
 
+StainVector = tuple[float, float, float]
+"""OD in red, green and blue of one unit of a stain; any length."""
+
+HAEMATOXYLIN: StainVector = (0.650, 0.704, 0.286)
+EOSIN: StainVector = (0.072, 0.990, 0.105)
+DAB: StainVector = (0.268, 0.570, 0.776)
+"""Ruifrok and Johnston, Anal Quant Cytol Histol 23 (2001) 291-299; eosin as in their H&E example."""
 WHITE = 240
 """Transmitted light, Io: the value of clear glass. As in Veta's normalizeStaining.m (2013), the implementation of
 Macenko et al. that torchstain and most others follow."""
@@ -21,6 +34,14 @@ LEAST_PIXELS = 1000
 """Fewest stained pixels that say what the stains of a slide are: the outermost 1 % are then ten."""
 MOST_PIXELS = 1 << 22
 """Of more pixels, every second, third, ... is looked at."""
+
+
+@lru_cache(maxsize=1)
+def decadic_density() -> NDArray[np.float64]:
+    """(256,) OD of each 8-bit value v, -log10(max(v, 1) / 255): black counts as 1, since its OD is infinite."""
+    table: NDArray[np.float64] = -np.log10(np.maximum(np.arange(256), 1) / 255)
+    table.setflags(write=False)
+    return table
 
 
 def optical_density(rgb: NDArray[np.uint8] | NDArray[np.float64]) -> NDArray[np.float64]:

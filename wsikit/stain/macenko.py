@@ -26,16 +26,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsikit.errors import StainError
-from wsikit.stain.density import absorption, faded, intensity, optical_density, stained_pixels
+from wsikit.stain.density import (
+    EOSIN,
+    HAEMATOXYLIN,
+    StainVector,
+    absorption,
+    faded,
+    intensity,
+    optical_density,
+    stained_pixels,
+)
 from wsikit.stain.profile import StainProfile, nested
 
 ALPHA = 1.0
 """Per cent of the pixels that lie beyond a stain's direction; Macenko et al."""
 STRONG = 99.0
 """Percentile of a stain's densities that is matched; Macenko et al."""
-HAEMATOXYLIN = np.array([0.650, 0.704, 0.286])
-EOSIN = np.array([0.072, 0.990, 0.105])
-"""OD in red, green and blue; Ruifrok and Johnston, Anal Quant Cytol Histol 23 (2001) 291-299."""
 LEAST_ANGLE = 15.0
 """Degrees between two stains. Sections with both have 17 and more; where one is missing (half a per cent of nuclei in
 eosin, or none), what is taken for it is 10 to 13 degrees from the other."""
@@ -46,14 +52,12 @@ MOST_EOSIN = 1.75
 nothing else, as in DSB2018's purple fields, it passes for eosin, the tint of the glass for haematoxylin, and the
 quotient is 2.5 and more."""
 
-Vector = tuple[float, float, float]
-
 
 @dataclass(frozen=True)
 class Macenko(StainProfile):
     """Stain vectors and strengths of haematoxylin and eosin."""
 
-    stains: tuple[Vector, Vector]
+    stains: tuple[StainVector, StainVector]
     """Haematoxylin, eosin: OD in red, green and blue, of length 1."""
     strong: tuple[float, float]
     """99th percentile of each stain's density, natural OD."""
@@ -103,7 +107,7 @@ def _outermost(density: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _ordered(stains: NDArray[np.float64]) -> NDArray[np.float64]:
     """Haematoxylin first: the one that differs from the other as haematoxylin does from eosin."""
-    one, two = stains @ (HAEMATOXYLIN - EOSIN)
+    one, two = stains @ np.subtract(HAEMATOXYLIN, EOSIN)
     return stains if one >= two else stains[::-1]
 
 
@@ -112,7 +116,7 @@ def _refuse_other_stains(stains: NDArray[np.float64]) -> None:
     shown = ", ".join("({:.2f}, {:.2f}, {:.2f})".format(*stain) for stain in stains)
     if _degrees(haematoxylin, eosin) < LEAST_ANGLE:
         raise StainError(f"there is one stain and not two: the colours lie between {shown}", code="one_stain")
-    if _degrees(haematoxylin, HAEMATOXYLIN) > FARTHEST_HAEMATOXYLIN or eosin.argmax() != 1:
+    if _degrees(haematoxylin, np.array(HAEMATOXYLIN)) > FARTHEST_HAEMATOXYLIN or eosin.argmax() != 1:
         raise StainError(
             f"the stains are not haematoxylin and eosin: their ODs in red, green and blue are {shown}", code="not_he"
         )
