@@ -265,7 +265,7 @@ def _by_tiffslide(path: Path) -> tuple[Described, tuple[TileTable, ...]]:
 
     reader = TiffSlideReader(path)
     try:
-        if reader.vendor not in (*VENDORS, "ome"):
+        if reader.vendor not in VENDORS:
             raise SlideOpenError(f"the levels of a {reader.vendor} file are not plain grids of tiles")
         return reader, _tables(reader.pages, reader)
     finally:
