@@ -16,7 +16,16 @@ SCALES = (2, 4, 8)
 class ScaledTiffReader(TiffReader):
     """``TiffReader`` with levels at 1/2, 1/4 and 1/8 of each stored JPEG level, down to the next stored one.
 
-    JPEG's own scaled decoding (the low frequencies of each block) takes the place of decoding everything and averaging.
+    JPEG's own scaled decoding (the low frequencies of each block) takes the place of decoding everything and averaging:
+    1.2 to 1.8 times as fast, since the entropy-coded data must be read all the same. A level's size is the floor of the
+    stored one's; a tile whose side the scale does not divide is not scaled by it. ``tile_jpeg`` is for stored levels.
+
+    The pixels are not those of area averaging. On H&E (the sample slide, RGB in JPEG; the same as YCbCr 4:2:0 quality
+    80; InstanSeg's example, YCbCr) they differ by 0.1 to 0.7 of 255 in the mean and by 41 at most (4:2:0 at 1/2, where
+    colours meet), 99.9 % of them by 12 at most. Results of a run may change by that, which is why this is asked for.
+
+    JPEG 2000 levels are not scaled: imagecodecs cannot decode fewer resolutions, and Pillow, which can, holds Python's
+    lock while it does.
     """
 
     name = "tiff-scaled"
