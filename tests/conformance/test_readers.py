@@ -26,6 +26,7 @@ CASES = [
     ("openslide", "fractional.tif"),
     ("tiffslide", "whole.tif"),
     ("tiffslide", "fractional.tif"),
+    ("openslide, isolated", "whole.tif"),
     ("image", "field.png"),
     ("image", "field.tif"),
     ("openslide", CMU),

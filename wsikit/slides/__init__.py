@@ -11,6 +11,7 @@ from pathlib import Path
 
 from wsikit.errors import PluginError, SlideOpenError
 from wsikit.registry import Registry
+from wsikit.slides.isolated import ISOLATED, IsolatedReader
 from wsikit.slides.slide import BadTile, PartialRead, Pixels, Reader, Slide
 
 __all__ = ["READERS", "BadTile", "PartialRead", "Pixels", "Reader", "Slide", "open_reader", "open_slide"]
@@ -27,13 +28,19 @@ READERS = Registry(
 """Reader name -> class; a class is called with the path and raises SlideOpenError where it cannot serve the file."""
 
 
-def open_reader(path: str | Path, reader: str | None = None) -> Reader:
+def open_reader(path: str | Path, reader: str | None = None, *, isolate: bool = False) -> Reader:
     """Open a file with the first reader that takes it, or with the one named.
+
+    Args:
+        path: the slide's own file.
+        reader: a name of ``READERS``, or what a reader of this function calls itself ("openslide, isolated").
+        isolate: read in a child process with limits of time and memory (``IsolatedReader``), for files that may crash
+            a C library.
 
     Raises:
         SlideOpenError: code not_a_file (directory, FIFO, missing), unsupported_pixels (a reader understands the file,
-            and it is not 3 x uint8 colour), too_large (a plain image beyond the limit) or unreadable. The message
-            lists every reader's reason.
+            and it is not 3 x uint8 colour), too_large (a plain image beyond the limit), unreadable, or, isolated,
+            reader_crash, reader_timeout or reader_memory. The message lists every reader's reason.
     """
     path = Path(path)
     try:
@@ -43,15 +50,27 @@ def open_reader(path: str | Path, reader: str | None = None) -> Reader:
     if not stat.S_ISREG(mode):
         raise SlideOpenError(f"{path} is not a regular file; give the slide's own file", code="not_a_file")
     reasons: dict[str, SlideOpenError] = {}
+    if reader is not None and reader.endswith(ISOLATED):
+        reader, isolate = reader.removesuffix(ISOLATED), True
     for name in [reader] if reader else list(READERS):
         try:
-            return READERS.load(name)(path) if name not in READERS.plugins else _by_plugin(name, path)
+            return open_with(name, path, isolate=isolate)
         except SlideOpenError as error:
             reasons[name] = error
     specific = [error for error in reasons.values() if error.code != "unreadable"]
     chosen = specific[0] if specific else next(iter(reasons.values()))
     listed = "; ".join(f"{name}: {error}" for name, error in reasons.items())
     raise SlideOpenError(f"no reader opens {path.name} ({listed})", code=chosen.code, remedy=chosen.remedy) from chosen
+
+
+def open_with(name: str, path: Path, *, isolate: bool = False) -> Reader:
+    """Open a file with the reader of this name. Raises SlideOpenError where it cannot serve the file."""
+    if isolate:
+        return IsolatedReader(path, name)
+    if name in READERS.plugins:
+        return _by_plugin(name, path)
+    opened: Reader = READERS.load(name)(path)
+    return opened
 
 
 def _by_plugin(name: str, path: Path) -> Reader:
@@ -66,16 +85,19 @@ def _by_plugin(name: str, path: Path) -> Reader:
     return opened
 
 
-def open_slide(path: str | Path, mpp: float | None = None, reader: str | None = None) -> Slide:
+def open_slide(
+    path: str | Path, mpp: float | None = None, reader: str | None = None, *, isolate: bool = False
+) -> Slide:
     """Open a slide.
 
     Args:
         path: the slide's own file.
         mpp: micrometres per level-0 pixel, replacing what the file says.
         reader: a name of ``READERS``; by default the first that opens the file.
+        isolate: see ``open_reader``; whoever unpickles the slide reads isolated too.
 
     Raises:
         SlideOpenError: no reader takes it.
         ResolutionError: mpp missing, absurd or anisotropic, and none given.
     """
-    return Slide(open_reader(path, reader), mpp)
+    return Slide(open_reader(path, reader, isolate=isolate), mpp)
