@@ -87,10 +87,10 @@ def _facts(path: Path, reader: Reader, *, isolate: bool) -> dict[str, Any]:
 def _refusals(path: Path, chosen: str, *, isolate: bool) -> dict[str, str]:
     """Why each reader before the chosen one does not take the file."""
     from wsikit.errors import SlideOpenError
-    from wsikit.slides import READERS, open_with
+    from wsikit.slides import open_with, tried
 
     reasons: dict[str, str] = {}
-    for name in READERS:
+    for name in tried():
         if name == chosen:
             break
         try:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 
 import imagecodecs
 import numpy as np
 import tifffile
-from broken import APERIO, GREY, MPP_HALF, RGB, cut, empty_tile, scramble, set_tag, tile_bytes, tiled
+from broken import APERIO, MPP_HALF, RGB, set_tag, tile_bytes, tiled
 
 HALF = np.ascontiguousarray(RGB[::2, ::2])
 THIRD = np.ascontiguousarray(RGB[1::3, 1::3])

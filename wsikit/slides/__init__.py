@@ -1,7 +1,7 @@
 """Reading slides. To add a reader: one file here and one row in ``READERS``.
 
 The readers are tried in the order of the table, then those that installed packages add to the entry-point group
-``wsikit.readers``; the first that opens the file serves it. (The place of the direct TIFF reader is before OpenSlide.)
+``wsikit.readers``; the first that opens the file serves it. Those of ``ASKED_FOR`` wait until they are asked for.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from wsikit.registry import Registry
 from wsikit.slides.isolated import ISOLATED, IsolatedReader
 from wsikit.slides.slide import BadTile, PartialRead, Pixels, Reader, Slide
 
-__all__ = ["READERS", "BadTile", "PartialRead", "Pixels", "Reader", "Slide", "open_reader", "open_slide"]
+__all__ = ["READERS", "BadTile", "PartialRead", "Pixels", "Reader", "Slide", "open_reader", "open_slide", "tried"]
 
 READERS = Registry(
     "reader",
@@ -23,18 +23,28 @@ READERS = Registry(
         ("openslide", "wsikit.slides.openslide:OpenSlideReader"),
         ("tiffslide", "wsikit.slides.tiffslide:TiffSlideReader"),
         ("image", "wsikit.slides.image:ImageReader"),
+        ("tiff-scaled", "wsikit.slides.tiff_scaled:ScaledTiffReader"),
     ],
     group="wsikit.readers",
 )
 """Reader name -> class; a class is called with the path and raises SlideOpenError where it cannot serve the file."""
+SCALED = "tiff-scaled"
+ASKED_FOR = frozenset({SCALED})
+"""Readers that show a file otherwise than its levels are stored: only by name, or with ``scaled``."""
 
 
-def open_reader(path: str | Path, reader: str | None = None, *, isolate: bool = False) -> Reader:
+def tried() -> list[str]:
+    """The readers that a file is offered to where none is named, in this order."""
+    return [name for name in READERS if name not in ASKED_FOR]
+
+
+def open_reader(path: str | Path, reader: str | None = None, *, scaled: bool = False, isolate: bool = False) -> Reader:
     """Open a file with the first reader that takes it, or with the one named.
 
     Args:
         path: the slide's own file.
         reader: a name of ``READERS``, or what a reader of this function calls itself ("openslide, isolated").
+        scaled: offer the file first to the reader that has JPEG's scaled decodings as further levels.
         isolate: read in a child process with limits of time and memory (``IsolatedReader``), for files that may crash
             a C library.
 
@@ -53,7 +63,7 @@ def open_reader(path: str | Path, reader: str | None = None, *, isolate: bool = 
     reasons: dict[str, SlideOpenError] = {}
     if reader is not None and reader.endswith(ISOLATED):
         reader, isolate = reader.removesuffix(ISOLATED), True
-    for name in [reader] if reader else list(READERS):
+    for name in [*([SCALED] if scaled else []), *([reader] if reader else tried())]:
         try:
             return open_with(name, path, isolate=isolate)
         except SlideOpenError as error:
@@ -87,7 +97,12 @@ def _by_plugin(name: str, path: Path) -> Reader:
 
 
 def open_slide(
-    path: str | Path, mpp: float | None = None, reader: str | None = None, *, isolate: bool = False
+    path: str | Path,
+    mpp: float | None = None,
+    reader: str | None = None,
+    *,
+    scaled: bool = False,
+    isolate: bool = False,
 ) -> Slide:
     """Open a slide.
 
@@ -95,10 +110,12 @@ def open_slide(
         path: the slide's own file.
         mpp: micrometres per level-0 pixel, replacing what the file says.
         reader: a name of ``READERS``; by default the first that opens the file.
+        scaled: where the file allows it, levels at 1/2, 1/4 and 1/8 of the stored ones too, by JPEG's scaled decoding
+            (``wsikit.slides.tiff_scaled`` says how far that is from area averaging). ``reader.name`` tells.
         isolate: see ``open_reader``; whoever unpickles the slide reads isolated too.
 
     Raises:
         SlideOpenError: no reader takes it.
         ResolutionError: mpp missing, absurd or anisotropic, and none given.
     """
-    return Slide(open_reader(path, reader, isolate=isolate), mpp)
+    return Slide(open_reader(path, reader, scaled=scaled, isolate=isolate), mpp)
