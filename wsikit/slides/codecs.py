@@ -1,4 +1,4 @@
-"""Codecs of TIFF tiles other than JPEG: JPEG 2000 as Aperio writes it, deflate, LZW and none."""
+"""Codecs of TIFF tiles: JPEG (``jpeg.py``), JPEG 2000 as Aperio writes it, deflate, LZW and none."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from wsikit.slides.colour import PHOTOMETRIC_RGB
+from wsikit.slides.jpeg import JpegTiles
 from wsikit.slides.slide import Pixels
 
-NONE, LZW, DEFLATE, OLD_DEFLATE = 1, 5, 8, 32946
-"""TIFF compression (tag 259), TIFF 6.0 and Supplement 2."""
+NONE, LZW, JPEG, DEFLATE, OLD_DEFLATE = 1, 5, 7, 8, 32946
+"""TIFF compression (tag 259), TIFF 6.0, Supplement 2 and Technical Note 2."""
 APERIO_YCBCR, APERIO_RGB = 33003, 33005
 """TIFF compression (tag 259) of Aperio's JPEG 2000 codestreams."""
 MAX_PARTS = 64
@@ -108,6 +110,17 @@ class PlainTiles:
             imagecodecs.delta_decode(out, axis=1, out=out)
 
 
+def tile_codec(page: Any, size: tuple[int, int]) -> Codec | None:
+    """The codec of a ``tifffile`` page's tiles of ``size``, None where none of wsikit's own reads them.
+
+    Raises:
+        ValueError: damaged JPEG tables, or a predictor that is not known.
+    """
+    if page.compression == JPEG:
+        return JpegTiles(size, rgb=page.photometric == PHOTOMETRIC_RGB, tables=page.jpegtables or b"")
+    return plain_codec(page, size)
+
+
 def plain_codec(page: Any, size: tuple[int, int]) -> Codec | None:
     """The codec of a ``tifffile`` page's tiles of ``size``, None where it is not one of this module's.
 
@@ -128,11 +141,14 @@ def plain_codec(page: Any, size: tuple[int, int]) -> Codec | None:
 
 
 def rgb_of_ycbcr(pixels: Pixels) -> Pixels:
-    """(H, W, 3) full-range YCbCr (ITU T.871) to RGB in libjpeg's 16-bit fixed point, as OpenSlide does it."""
+    """(H, W, 3) full-range YCbCr (ITU T.871) to RGB, as OpenSlide does it: red and blue in libjpeg's fixed point.
+
+    OpenSlide rounds the products of green one by one, not the constants: 1 in 10 000 values is another in fixed point.
+    """
     y, cb, cr = (pixels[..., i].astype(np.int32) - (128 if i else 0) for i in range(3))
     half = 1 << 15
     red = y + ((91_881 * cr + half) >> 16)
-    green = y + ((-22_554 * cb - 46_802 * cr + half) >> 16)
+    green = y + np.floor(0.5 - 0.34414 * cb - 0.71414 * cr).astype(np.int32)
     blue = y + ((116_130 * cb + half) >> 16)
     rgb: Pixels = np.clip(np.stack([red, green, blue], -1), 0, 255).astype(np.uint8)
     return rgb
