@@ -29,13 +29,14 @@ class WsikitError(Exception):
 
 
 class SlideOpenError(WsikitError, OSError):
-    """No reader opens the file. Codes: unreadable, unsupported_pixels, not_a_file, too_large.
+    """No reader opens the file. Codes: unreadable, bad_header, unsupported_pixels, not_a_file, too_large.
 
     In a child process also reader_crash, reader_timeout, reader_memory.
     """
 
     code = "unreadable"
     remedies: ClassVar[dict[str, str]] = {
+        "bad_header": "copy the file again: what it says of itself cannot be true",
         "unreadable": "check that the file is whole (copy it again), or convert it to a tiled pyramidal TIFF",
         "unsupported_pixels": "export the image as 8-bit RGB",
         "not_a_file": "give the path of the slide's own file",

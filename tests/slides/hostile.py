@@ -52,8 +52,7 @@ def replace_tile(path: Path, tile: int, data: bytes, page: int = 0) -> Path:
 
 def jpeg(width: int, height: int, channels: int = 3, **options: object) -> bytes:
     """A JPEG of its own, RGB without a colour transform."""
-    y, x = np.mgrid[0:height, 0:width]
-    pixels = (100 + (x + y) % 100).astype(np.uint8)
+    pixels = np.full((height, width), 120, np.uint8)
     if channels > 1:
         pixels = np.repeat(pixels[..., None], channels, 2)
     if channels == 3:
@@ -113,6 +112,13 @@ def resolution(path: Path, x: tuple[int, int], y: tuple[int, int] | None = None,
     set_tag(sound(path), "XResolution", x)
     set_tag(path, "YResolution", y or x)
     return set_tag(path, "ResolutionUnit", unit)
+
+
+def table_type(path: Path, tag: int, kind: int) -> Path:
+    """Give a tag of the first directory another field type."""
+    with tifffile.TiffFile(path) as tiff:
+        at = tiff.pages[0].tags[tag].offset
+    return put(path, at + 2, struct.pack("<H", kind))
 
 
 def far_tile(path: Path) -> Path:
@@ -288,6 +294,7 @@ HOSTILE = [
     damaged("overlap.tif", lambda p: set_tile(sound(p), "TileOffsets", 5, tile_bytes(p, 5)[0] + 100)),
     damaged("in-header.tif", lambda p: set_tile(sound(p), "TileOffsets", 5, 4)),
     damaged("count-max.tif", lambda p: set_tile(sound(p), "TileByteCounts", 5, 2**32 - 1)),
+    Hostile("words-for-sizes.tif", lambda p: table_type(sound(p), 325, 2), "bad_header", "whole numbers"),
     Hostile("same-tile.tif", lambda p: same_tile(p, 5, 4), shows="another", bad=()),
     # 17, 18, 19: resolutions
     *[

@@ -1,12 +1,15 @@
 """Hostile TIFFs: every reader ends in the code of the table, names the same bad tiles and shows the same pixels."""
 
+import subprocess
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from broken import RGB
-from hostile import HOSTILE, Hostile
+from hostile import HOSTILE, Hostile, jpeg, replace_tile, sound
 
 from wsikit.errors import WsikitError
 from wsikit.slides import READERS, open_slide
@@ -54,6 +57,36 @@ def expected(recipe: Hostile, reader: str) -> str | None:
         # once the directories can be true, a plain-image reader refuses tiles whatever is wrong with them
         return recipe.code if recipe.code in ("bad_header", "too_large") else "unreadable"
     return recipe.each.get(reader.removesuffix("-scaled"), recipe.code)
+
+
+PEAK = """
+import resource, sys
+from wsikit.slides import open_slide
+peaks = []
+for path in sys.argv[2:]:
+    with open_slide(path, reader=sys.argv[1]) as slide:
+        bad = len(slide.read_partial(slide.plane(slide.mpp)).bad)
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(bad, peaks[1] - peaks[0])
+"""
+
+
+@pytest.mark.parametrize("reader", ["tiff", "openslide", "tiffslide"])
+def test_a_tile_of_36_megapixels_in_a_slot_of_128_px_takes_no_memory(reader: str, tmp_path: Path) -> None:
+    bomb = replace_tile(sound(tmp_path / "bomb.tif"), 5, jpeg(6000, 6000))
+    command = [sys.executable, "-W", "ignore", "-c", PEAK, reader, str(sound(tmp_path / "sound.tif")), str(bomb)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    bad, kilobytes = map(int, said.split())
+    assert bad == 1
+    assert kilobytes < 20_000
+
+
+@pytest.mark.parametrize("name", ["circle.tif", "million.tif", "2^31.tif", "tiles-10^6.tif"])
+def test_what_cannot_be_true_is_refused_within_two_seconds(name: str, tmp_path: Path) -> None:
+    path = next(recipe for recipe in HOSTILE if recipe.name == name).make(tmp_path / name)
+    begun = time.process_time()
+    outcome(path)
+    assert time.process_time() - begun < 2
 
 
 @pytest.mark.parametrize("recipe", HOSTILE, ids=lambda recipe: recipe.name)

@@ -50,7 +50,8 @@ def open_reader(path: str | Path, reader: str | None = None, *, scaled: bool = F
 
     Raises:
         SlideOpenError: code not_a_file (directory, FIFO, missing), unsupported_pixels (a reader understands the file,
-            and it is not 3 x uint8 colour), too_large (a plain image beyond the limit), unreadable, or, isolated,
+            and it is not 3 x uint8 colour), too_large (a plain image or a tile beyond the limit), bad_header (a TIFF
+            whose directories cannot be true), unreadable, or, isolated,
             reader_crash, reader_timeout or reader_memory. The message lists every reader's reason.
     """
     path = Path(path)

@@ -26,6 +26,7 @@ MAX_TILE = 64_000_000
 """Most pixels of a tile (192 MB decoded); what is larger cannot be read piece by piece."""
 WIDTH, LENGTH, TILE_WIDTH, TILE_LENGTH = 256, 257, 322, 323
 TILE_OFFSETS, TILE_COUNTS, SUB_IFDS = 324, 325, 330
+TABLES = (273, 279, TILE_OFFSETS, TILE_COUNTS)
 SAMPLES, PLANAR, SEPARATE, DEPTH, NDPI = 277, 284, 2, 32997, 65420
 """TIFF tags (TIFF 6.0, Supplement 1), SGI's of volumes, and Hamamatsu's by which its files are known."""
 NUMBERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
@@ -123,7 +124,7 @@ def check_if_tiff(path: Path) -> bool:
 def _directories(file: BinaryIO) -> Iterator[tuple[dict[int, _Entry], _Form]]:
     """The chain of directories, after each one those that it has below it."""
     form, first = _form(file)
-    chain, seen = [first], set[int]()
+    chain, seen = [first] if first else [], set[int]()
     while chain:
         at = chain[-1]
         if at in seen:
@@ -164,6 +165,9 @@ def _form(file: BinaryIO) -> tuple[_Form, int]:
 
 
 def _check_tiles(file: BinaryIO, entries: dict[int, _Entry], form: _Form) -> None:
+    for tag in TABLES:
+        if tag in entries and not entries[tag].code:
+            raise _damaged(f"the TIFF's table of places or sizes (tag {tag}) does not hold whole numbers")
     if TILE_WIDTH not in entries or TILE_LENGTH not in entries or DEPTH in entries:
         return
     tags = (WIDTH, LENGTH, TILE_WIDTH, TILE_LENGTH)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsikit.errors import PixelReadError, SlideOpenError
-from wsikit.slides.codecs import Codec, PlainTiles, tile_codec
+from wsikit.slides.codecs import Codec, Jpeg2000Tiles, PlainTiles, tile_codec
 from wsikit.slides.colour import PHOTOMETRIC_YCBCR, tiff_colour_fault
 from wsikit.slides.ifd import MAX_TILE, check_ifds
 from wsikit.slides.jpeg import JpegTiles

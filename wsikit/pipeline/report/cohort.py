@@ -285,6 +285,7 @@ CAUSES = {
     "anisotropic_mpp": "Pixels are not square",
     "bad_annotations": "The annotation file cannot be used",
     "bad_config": "The configuration does not fit the slide",
+    "bad_header": "What the file says of itself cannot be true",
     "bad_mask": "The tissue mask does not fit the slide",
     "bad_model": "The model cannot work on the slide",
     "bad_predictions": "The model broke its contract",
