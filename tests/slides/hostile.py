@@ -294,7 +294,16 @@ HOSTILE = [
     damaged("overlap.tif", lambda p: set_tile(sound(p), "TileOffsets", 5, tile_bytes(p, 5)[0] + 100)),
     damaged("in-header.tif", lambda p: set_tile(sound(p), "TileOffsets", 5, 4)),
     damaged("count-max.tif", lambda p: set_tile(sound(p), "TileByteCounts", 5, 2**32 - 1)),
-    Hostile("words-for-sizes.tif", lambda p: table_type(sound(p), 325, 2), "bad_header", "whole numbers"),
+    *[
+        Hostile(
+            f"type-{kind}-for-{tag}.tif",
+            lambda p, tag=tag, kind=kind: table_type(sound(p), tag, kind),
+            "bad_header",
+            "whole numbers",
+        )
+        for tag in (324, 325)
+        for kind in (1, 2, 7)
+    ],
     Hostile("same-tile.tif", lambda p: same_tile(p, 5, 4), shows="another", bad=()),
     # 17, 18, 19: resolutions
     *[

@@ -166,7 +166,8 @@ def _form(file: BinaryIO) -> tuple[_Form, int]:
 
 def _check_tiles(file: BinaryIO, entries: dict[int, _Entry], form: _Form) -> None:
     for tag in TABLES:
-        if tag in entries and not entries[tag].code:
+        # tifffile gives those of 1 byte as a string
+        if tag in entries and entries[tag].code not in ("H", "I", "Q"):
             raise _damaged(f"the TIFF's table of places or sizes (tag {tag}) does not hold whole numbers")
     if TILE_WIDTH not in entries or TILE_LENGTH not in entries or DEPTH in entries:
         return

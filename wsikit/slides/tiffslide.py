@@ -111,7 +111,9 @@ class TiffSlideReader:
         for level, page in enumerate(self.pages):
             _check_page(page, level)
         self._codecs = [
-            tile_codec(page, self.tile_size(level)) if page.is_tiled else None for level, page in enumerate(self.pages)
+            # Hamamatsu's tiles are pieces of one JPEG
+            tile_codec(page, self.tile_size(level)) if page.is_tiled and page.jpegheader is None else None
+            for level, page in enumerate(self.pages)
         ]
         self.vendor = str(properties.get("tiffslide.vendor") or "generic-tiff")
         self.properties: Mapping[str, str] = {k: str(v) for k, v in properties.items() if v is not None}
