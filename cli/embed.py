@@ -44,6 +44,7 @@ def embed(
     roi_class: running.RoiClass = None,
     qc: running.Qc = None,
     stain: running.Stain = None,
+    isolate: running.Isolate = None,
     device: running.Device = None,
     precision: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16, for the network; float32 if not given.")
@@ -84,6 +85,7 @@ def embed(
         "roi_class": roi_class,
         "qc": qc,
         "stain": stain,
+        "isolate": isolate,
         "device": device,
         "precision": precision,
         "format": running.names(formats),

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import running
+
 if TYPE_CHECKING:
     from wsikit.errors import WsikitError
     from wsikit.slides import Reader
@@ -20,6 +22,7 @@ NOT_RUNNABLE = 3
 def info(
     path: Annotated[Path, typer.Argument(help="The slide's own file.")],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    isolate: running.Isolate = None,
 ) -> None:
     """Show the levels, resolution, vendor, bounds and associated images of a slide, and which reader serves it."""
     from wsikit.errors import ResolutionError, SlideOpenError
@@ -28,11 +31,11 @@ def info(
 
     facts: dict[str, Any] = {"path": str(path)}
     try:
-        reader = open_reader(path)
+        reader = open_reader(path, isolate=bool(isolate))
     except SlideOpenError as error:
         facts |= _problem(error)
     else:
-        facts |= _facts(path, reader)
+        facts |= _facts(path, reader, isolate=bool(isolate))
         try:
             checked_mpp(reader, None)
         except ResolutionError as error:
@@ -51,7 +54,9 @@ def _problem(error: WsikitError) -> dict[str, str]:
     return {"code": error.code, "message": str(error), "remedy": error.remedy}
 
 
-def _facts(path: Path, reader: Reader) -> dict[str, Any]:
+def _facts(path: Path, reader: Reader, *, isolate: bool) -> dict[str, Any]:
+    from wsikit.slides.isolated import ISOLATED
+
     # JSON has no NaN; mpp_source and the message quote what the file says
     mpp = reader.mpp if reader.mpp and all(math.isfinite(v) for v in reader.mpp) else None
     levels = [
@@ -67,7 +72,7 @@ def _facts(path: Path, reader: Reader) -> dict[str, Any]:
     ]
     return {
         "reader": reader.name,
-        "refused": _refusals(path, reader.name),
+        "refused": _refusals(path, reader.name.removesuffix(ISOLATED), isolate=isolate),
         "vendor": reader.vendor,
         "mpp": list(mpp) if mpp else None,
         "mpp_source": reader.mpp_source,
@@ -79,17 +84,17 @@ def _facts(path: Path, reader: Reader) -> dict[str, Any]:
     }
 
 
-def _refusals(path: Path, chosen: str) -> dict[str, str]:
+def _refusals(path: Path, chosen: str, *, isolate: bool) -> dict[str, str]:
     """Why each reader before the chosen one does not take the file."""
     from wsikit.errors import SlideOpenError
-    from wsikit.slides import READERS, tried
+    from wsikit.slides import open_with, tried
 
     reasons: dict[str, str] = {}
     for name in tried():
         if name == chosen:
             break
         try:
-            READERS.load(name)(path).close()
+            open_with(name, path, isolate=isolate).close()
         except SlideOpenError as error:
             reasons[name] = str(error)
     return reasons

@@ -40,6 +40,7 @@ def run(
     roi_class: running.RoiClass = None,
     qc: running.Qc = None,
     stain: running.Stain = None,
+    isolate: running.Isolate = None,
     device: running.Device = None,
     formats: Annotated[
         str | None, typer.Option("--format", help="Comma-separated outputs; geojson.gz,omezarr if not given.")
@@ -76,6 +77,7 @@ def run(
         "qc": qc,
         "stain": stain,
         "min_tissue": min_tissue,
+        "isolate": isolate,
         "device": device,
         "format": running.names(formats),
         "ngff": ngff,

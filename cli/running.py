@@ -58,6 +58,13 @@ Stain = Annotated[
         help="Normalise stains: macenko or reinhard, and an image, profile or slide.json to look like.",
     ),
 ]
+Isolate = Annotated[
+    bool | None,
+    typer.Option(
+        "--isolate",
+        help="Read slides in child processes with limits of time and memory, for files that may crash a library.",
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda; auto if not given.")]
 Config = Annotated[
     Path | None,
@@ -92,7 +99,7 @@ def carry_out(config: RunConfig, source: str, out: Path, limit: int | None, *, f
     from wsikit.pipeline.batch import all_complete, run_many
     from wsikit.pipeline.inputs import find_slides
 
-    entries = find_slides(source, out)[:limit]
+    entries = find_slides(source, out, isolate=config.isolate)[:limit]
     if dry_run:
         from wsikit.pipeline.plan import plan
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from . import running
+
 if TYPE_CHECKING:
     from wsikit.pipeline.tissue import TissueOutcome
 
@@ -18,6 +20,7 @@ def tissue(
         float | None,
         typer.Option(help="Micrometres per level-0 pixel, for every slide of the input, whatever its file says."),
     ] = None,
+    isolate: running.Isolate = None,
 ) -> None:
     """Find tissue and write it to OUT/<slide>/, of plain images too: pen ink and cover-slip edges are left out.
 
@@ -28,8 +31,9 @@ def tissue(
     from wsikit.pipeline.inputs import find_slides
     from wsikit.pipeline.tissue import find_tissues
 
+    entries = find_slides(source, out, isolate=bool(isolate))
     done = failed = 0
-    for outcome in find_tissues(find_slides(source, out), out, mpp_override):
+    for outcome in find_tissues(entries, out, mpp_override, isolate=bool(isolate)):
         print(_line(outcome), flush=True)
         done, failed = done + (outcome.mask is not None), failed + (outcome.mask is None)
     print(f"{done + failed} slide{'s' if done + failed != 1 else ''}: {done} done, {failed} failed; written to {out}")

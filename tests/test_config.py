@@ -128,7 +128,7 @@ def test_a_configuration_does_not_change() -> None:
         RunConfig().batch_size = 3
 
 
-@pytest.mark.parametrize("key", ["batch_size", "num_workers", "supertile", "device", "provenance"])
+@pytest.mark.parametrize("key", ["batch_size", "num_workers", "supertile", "isolate", "device", "provenance"])
 def test_what_changes_only_the_speed_is_no_result_parameter(key: str) -> None:
     assert key not in RunConfig().result_parameters()
 

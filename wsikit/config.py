@@ -51,6 +51,9 @@ class RunConfig(BaseModel):
     """Processes; null is one per core."""
     supertile: int | None = Field(default=None, ge=1)
     """Side in pixels of what a task reads at once; null is 4096. Changes speed and memory, never results."""
+    isolate: bool = False
+    """Read slides in child processes with limits of time and memory, for files that nobody vouches for: what crashes,
+    hangs or swells a library costs a tile or a slide. Changes speed, never results."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs."""
     format: tuple[str, ...] = ("geojson.gz", "omezarr")
@@ -67,8 +70,8 @@ class RunConfig(BaseModel):
 
         Files that count by what they hold (``roi``, the reference of ``stain``) are left out: wherever they lie.
         """
-        free = {"batch_size", "num_workers", "supertile", "device", "provenance", "mpp_override", "roi", "stain"}
-        return self.model_dump(mode="json", exclude=free)
+        speed = {"batch_size", "num_workers", "supertile", "isolate", "device", "provenance"}
+        return self.model_dump(mode="json", exclude=speed | {"mpp_override", "roi", "stain"})
 
 
 class EmbedConfig(RunConfig):

@@ -29,13 +29,20 @@ class WsikitError(Exception):
 
 
 class SlideOpenError(WsikitError, OSError):
-    """No reader opens the file. Codes: unreadable, unsupported_pixels, not_a_file, too_large."""
+    """No reader opens the file. Codes: unreadable, bad_header, unsupported_pixels, not_a_file, too_large.
+
+    In a child process also reader_crash, reader_timeout, reader_memory.
+    """
 
     code = "unreadable"
     remedies: ClassVar[dict[str, str]] = {
+        "bad_header": "copy the file again: what it says of itself cannot be true",
         "unreadable": "check that the file is whole (copy it again), or convert it to a tiled pyramidal TIFF",
         "unsupported_pixels": "export the image as 8-bit RGB",
         "not_a_file": "give the path of the slide's own file",
+        "reader_crash": "copy the file again; if it still crashes its reader, it is damaged or hostile",
+        "reader_timeout": "copy the file to a local disk; if it still hangs its reader, it is damaged or hostile",
+        "reader_memory": "copy the file again, or convert it to a tiled pyramidal TIFF",
     }
     """Code -> what to do where the place of the error knows nothing better."""
 
@@ -46,7 +53,10 @@ class SlideOpenError(WsikitError, OSError):
 
 
 class PixelReadError(WsikitError, OSError):
-    """The file opened, but some pixels cannot be decoded."""
+    """The file opened, but some pixels cannot be decoded.
+
+    Codes: unreadable_pixels; in a child process also reader_crash, reader_timeout, reader_memory.
+    """
 
     code = "unreadable_pixels"
     remedy = "copy or scan the slide again"

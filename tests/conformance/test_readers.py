@@ -34,6 +34,7 @@ CASES = [
     ("openslide", "fractional.tif"),
     ("tiffslide", "whole.tif"),
     ("tiffslide", "fractional.tif"),
+    ("openslide, isolated", "whole.tif"),
     ("image", "field.png"),
     ("image", "field.tif"),
     ("openslide", CMU),

@@ -74,10 +74,10 @@ def test_a_slide_that_fails_costs_only_itself(
     ]
     real = tissue_module.write_tissue
 
-    def crashing(entry: SlideEntry, *rest: object) -> object:
+    def crashing(entry: SlideEntry, *rest: object, **named: object) -> object:
         if entry.slide_id == "crash":
             raise RuntimeError("a library gave up")
-        return real(entry, *rest)  # type: ignore[arg-type]
+        return real(entry, *rest, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(tissue_module, "write_tissue", crashing)
     outcomes = list(find_tissues(entries, tmp_path / "out"))

@@ -364,7 +364,7 @@ def _run_one(shared: _Run, entry: SlideEntry, folder: Path, base: Record) -> Rec
     """Run a slide that can be run; only then does it touch what an earlier run left."""
     config, clock = shared.config, Clock()
     with clock("open"):
-        opened = open_slide(entry.path, entry.mpp or config.mpp_override)
+        opened = open_slide(entry.path, entry.mpp or config.mpp_override, isolate=config.isolate)
     with opened as slide:
         with clock("tissue"):
             mask = tissue_of(slide, entry, config)

@@ -62,12 +62,13 @@ class SlideEntry:
     """The slide's weak label from the manifest."""
 
 
-def find_slides(source: str | Path, out: Path | None = None) -> list[SlideEntry]:
+def find_slides(source: str | Path, out: Path | None = None, *, isolate: bool = False) -> list[SlideEntry]:
     """All slides that ``source`` names, in a stable order.
 
     Args:
         source: a folder (searched recursively), a glob pattern, one file, or a CSV manifest.
         out: the output folder; what lies in it, or in any other output of wsikit, is no input.
+        isolate: where files are opened to see what belongs together (DICOM), do it in child processes.
 
     Raises:
         ConfigError: nothing there, no slide among it, or a broken manifest.
@@ -79,7 +80,7 @@ def find_slides(source: str | Path, out: Path | None = None) -> list[SlideEntry]
     except OSError as error:
         raise ConfigError(f"{text!r} cannot be looked at: {error.strerror}") from error
     if is_folder and path.suffix.lower() not in SLIDE_SUFFIXES:
-        return _from_folder(path, out)
+        return _one_per_series(_from_folder(path, out), isolate)
     if is_file and path.suffix.lower() in {".csv", ".tsv", ".txt"}:
         return _from_manifest(path)
     if exists:
@@ -91,7 +92,7 @@ def find_slides(source: str | Path, out: Path | None = None) -> list[SlideEntry]
     slides = [item for item in found if _is_slide(item) and not _is_output(item, _inside(out, folder))]
     if not slides:
         raise ConfigError(f"{text!r} matches {len(found)} files, none of them a slide; {_suffixes()}")
-    return _named(slides, folder)
+    return _one_per_series(_named(slides, folder), isolate)
 
 
 def _suffixes() -> str:
@@ -153,27 +154,27 @@ def _named(paths: Sequence[Path], folder: Path) -> list[SlideEntry]:
         return safe_name("__".join([*parts[:-1], path.name if full else stem(path)]))
 
     entries = [SlideEntry(name(path, False), path) for path in paths]
-    return _one_per_series(_distinct(entries, lambda entry: name(entry.path, True)))
+    return _distinct(entries, lambda entry: name(entry.path, True))
 
 
-def _one_per_series(entries: list[SlideEntry]) -> list[SlideEntry]:
+def _one_per_series(entries: list[SlideEntry], isolate: bool) -> list[SlideEntry]:
     """A DICOM slide is a folder of files, and each of them opens all of it: the first stands for its series."""
     siblings = Counter(entry.path.parent for entry in entries if entry.path.suffix.lower() == ".dcm")
     first: dict[tuple[Path, str], str] = {}
     result = []
     for entry in entries:
-        series = _series(entry.path) if siblings[entry.path.parent] > 1 else None
+        series = _series(entry.path, isolate) if siblings[entry.path.parent] > 1 else None
         owner = first.setdefault((entry.path.parent, series), entry.slide_id) if series else entry.slide_id
         result.append(entry if owner == entry.slide_id else replace(entry, part_of=owner))
     return result
 
 
-def _series(path: Path) -> str | None:
+def _series(path: Path, isolate: bool) -> str | None:
     """SeriesInstanceUID of a DICOM file, or None for one that is no slide: that is said when it is run."""
     if path.suffix.lower() != ".dcm":
         return None
     try:
-        reader = open_reader(path)
+        reader = open_reader(path, isolate=isolate)
     except SlideOpenError:
         return None
     uid = reader.properties.get("dicom.SeriesInstanceUID")

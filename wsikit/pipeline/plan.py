@@ -30,7 +30,7 @@ def plan(entries: Sequence[SlideEntry], out: Path, config: RunConfig) -> Iterato
             yield f"{entry.slide_id}: done, kept"
             continue
         try:
-            with open_slide(entry.path, entry.mpp or config.mpp_override) as slide:
+            with open_slide(entry.path, entry.mpp or config.mpp_override, isolate=config.isolate) as slide:
                 grid = TileGrid.cover(slide, predictor.tile, tissue_of(slide, entry, config))
                 tasks = len(grid.supertiles(config.supertile or SUPERTILE))
                 size = f"{slide.width}x{slide.height} px at {slide.mpp:.4g} um/px ({slide.reader.name})"

@@ -41,7 +41,7 @@ class TissueOutcome:
 
 
 def find_tissues(
-    entries: Sequence[SlideEntry], out: Path, mpp_override: float | None = None
+    entries: Sequence[SlideEntry], out: Path, mpp_override: float | None = None, *, isolate: bool = False
 ) -> Iterator[TissueOutcome]:
     """Find and write the tissue of slide after slide; one that fails costs only itself.
 
@@ -51,12 +51,15 @@ def find_tissues(
         if entry.part_of is not None:
             continue
         try:
-            yield TissueOutcome(entry.slide_id, write_tissue(entry, out / entry.slide_id, mpp_override), {})
+            mask = write_tissue(entry, out / entry.slide_id, mpp_override, isolate=isolate)
+            yield TissueOutcome(entry.slide_id, mask, {})
         except Exception as error:  # noqa: BLE001  # one slide must not hurt another; the outcome says what happened
             yield TissueOutcome(entry.slide_id, None, failure(error))
 
 
-def write_tissue(entry: SlideEntry, folder: Path, mpp_override: float | None = None) -> TissueMask:
+def write_tissue(
+    entry: SlideEntry, folder: Path, mpp_override: float | None = None, *, isolate: bool = False
+) -> TissueMask:
     """Detect the tissue of a slide, plain image or not, and write it into ``folder``.
 
     ``tissue.geojson`` holds its outlines; ``tissue.png`` the mask, 255 where there is tissue and 0 elsewhere, which a
@@ -66,6 +69,7 @@ def write_tissue(entry: SlideEntry, folder: Path, mpp_override: float | None = N
         entry: the slide.
         folder: made if it is not there.
         mpp_override: um per level-0 pixel where the manifest has none.
+        isolate: read in a child process with limits of time and memory.
 
     Returns:
         The mask.
@@ -74,7 +78,7 @@ def write_tissue(entry: SlideEntry, folder: Path, mpp_override: float | None = N
         SlideOpenError, ResolutionError, PixelReadError: the slide cannot be used.
         OutputError: the folder cannot be written.
     """
-    with open_slide(entry.path, entry.mpp or mpp_override) as slide:
+    with open_slide(entry.path, entry.mpp or mpp_override, isolate=isolate) as slide:
         mask = find_tissue(slide)
         polygons = mask.polygons(slide)
         picture, mpp = overview_picture(slide)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from wsikit.errors import PluginError, SlideOpenError
 from wsikit.registry import Registry
+from wsikit.slides.isolated import ISOLATED, IsolatedReader
 from wsikit.slides.slide import BadTile, PartialRead, Pixels, Reader, Slide
 
 __all__ = ["READERS", "BadTile", "PartialRead", "Pixels", "Reader", "Slide", "open_reader", "open_slide", "tried"]
@@ -37,18 +38,21 @@ def tried() -> list[str]:
     return [name for name in READERS if name not in ASKED_FOR]
 
 
-def open_reader(path: str | Path, reader: str | None = None, *, scaled: bool = False) -> Reader:
+def open_reader(path: str | Path, reader: str | None = None, *, scaled: bool = False, isolate: bool = False) -> Reader:
     """Open a file with the first reader that takes it, or with the one named.
 
     Args:
         path: the slide's own file.
-        reader: a name of ``READERS``.
+        reader: a name of ``READERS``, or what a reader of this function calls itself ("openslide, isolated").
         scaled: offer the file first to the reader that has JPEG's scaled decodings as further levels.
+        isolate: read in a child process with limits of time and memory (``IsolatedReader``), for files that may crash
+            a C library.
 
     Raises:
         SlideOpenError: code not_a_file (directory, FIFO, missing), unsupported_pixels (a reader understands the file,
-            and it is not 3 x uint8 colour), too_large (a plain image beyond the limit) or unreadable. The message
-            lists every reader's reason.
+            and it is not 3 x uint8 colour), too_large (a plain image or a tile beyond the limit), bad_header (a TIFF
+            whose directories cannot be true), unreadable, or, isolated,
+            reader_crash, reader_timeout or reader_memory. The message lists every reader's reason.
     """
     path = Path(path)
     try:
@@ -58,15 +62,27 @@ def open_reader(path: str | Path, reader: str | None = None, *, scaled: bool = F
     if not stat.S_ISREG(mode):
         raise SlideOpenError(f"{path} is not a regular file; give the slide's own file", code="not_a_file")
     reasons: dict[str, SlideOpenError] = {}
+    if reader is not None and reader.endswith(ISOLATED):
+        reader, isolate = reader.removesuffix(ISOLATED), True
     for name in [*([SCALED] if scaled else []), *([reader] if reader else tried())]:
         try:
-            return READERS.load(name)(path) if name not in READERS.plugins else _by_plugin(name, path)
+            return open_with(name, path, isolate=isolate)
         except SlideOpenError as error:
             reasons[name] = error
     specific = [error for error in reasons.values() if error.code != "unreadable"]
     chosen = specific[0] if specific else next(iter(reasons.values()))
     listed = "; ".join(f"{name}: {error}" for name, error in reasons.items())
     raise SlideOpenError(f"no reader opens {path.name} ({listed})", code=chosen.code, remedy=chosen.remedy) from chosen
+
+
+def open_with(name: str, path: Path, *, isolate: bool = False) -> Reader:
+    """Open a file with the reader of this name. Raises SlideOpenError where it cannot serve the file."""
+    if isolate:
+        return IsolatedReader(path, name)
+    if name in READERS.plugins:
+        return _by_plugin(name, path)
+    opened: Reader = READERS.load(name)(path)
+    return opened
 
 
 def _by_plugin(name: str, path: Path) -> Reader:
@@ -81,7 +97,14 @@ def _by_plugin(name: str, path: Path) -> Reader:
     return opened
 
 
-def open_slide(path: str | Path, mpp: float | None = None, reader: str | None = None, *, scaled: bool = False) -> Slide:
+def open_slide(
+    path: str | Path,
+    mpp: float | None = None,
+    reader: str | None = None,
+    *,
+    scaled: bool = False,
+    isolate: bool = False,
+) -> Slide:
     """Open a slide.
 
     Args:
@@ -90,9 +113,10 @@ def open_slide(path: str | Path, mpp: float | None = None, reader: str | None = 
         reader: a name of ``READERS``; by default the first that opens the file.
         scaled: where the file allows it, levels at 1/2, 1/4 and 1/8 of the stored ones too, by JPEG's scaled decoding
             (``wsikit.slides.tiff_scaled`` says how far that is from area averaging). ``reader.name`` tells.
+        isolate: see ``open_reader``; whoever unpickles the slide reads isolated too.
 
     Raises:
         SlideOpenError: no reader takes it.
         ResolutionError: mpp missing, absurd or anisotropic, and none given.
     """
-    return Slide(open_reader(path, reader, scaled=scaled), mpp)
+    return Slide(open_reader(path, reader, scaled=scaled, isolate=isolate), mpp)

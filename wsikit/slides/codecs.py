@@ -1,4 +1,4 @@
-"""Codecs of TIFF tiles other than JPEG: JPEG 2000 as Aperio writes it, deflate, LZW and none."""
+"""Codecs of TIFF tiles: JPEG (``jpeg.py``), JPEG 2000 as Aperio writes it, deflate, LZW and none."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from wsikit.slides.colour import PHOTOMETRIC_RGB
+from wsikit.slides.jpeg import JpegTiles
 from wsikit.slides.slide import Pixels
 
-NONE, LZW, DEFLATE, OLD_DEFLATE = 1, 5, 8, 32946
-"""TIFF compression (tag 259), TIFF 6.0 and Supplement 2."""
+NONE, LZW, JPEG, DEFLATE, OLD_DEFLATE = 1, 5, 7, 8, 32946
+"""TIFF compression (tag 259), TIFF 6.0, Supplement 2 and Technical Note 2."""
 APERIO_YCBCR, APERIO_RGB = 33003, 33005
 """TIFF compression (tag 259) of Aperio's JPEG 2000 codestreams."""
 START = b"\xff\x4f\xff\x51"
@@ -113,6 +115,17 @@ class PlainTiles:
             raise ValueError(f"it holds {decoded.size} bytes of pixels, the file promises {self._bytes}")
         if self.predictor:
             imagecodecs.delta_decode(out, axis=1, out=out)
+
+
+def tile_codec(page: Any, size: tuple[int, int]) -> Codec | None:
+    """The codec of a ``tifffile`` page's tiles of ``size``, None where none of wsikit's own reads them.
+
+    Raises:
+        ValueError: damaged JPEG tables, or a predictor that is not known.
+    """
+    if page.compression == JPEG:
+        return JpegTiles(size, rgb=page.photometric == PHOTOMETRIC_RGB, tables=page.jpegtables or b"")
+    return plain_codec(page, size)
 
 
 def plain_codec(page: Any, size: tuple[int, int]) -> Codec | None:

@@ -18,6 +18,7 @@ from PIL import BmpImagePlugin, ImageFile, Jpeg2KImagePlugin, JpegImagePlugin, P
 
 from wsikit.errors import PixelReadError, SlideOpenError
 from wsikit.slides.colour import PHOTOMETRIC_YCBCR, over_background, tiff_colour_fault
+from wsikit.slides.ifd import TIFF_MAGIC, check_if_tiff
 from wsikit.slides.resolution import Stated, from_ome, from_tiff_tags
 from wsikit.slides.slide import Pixels
 
@@ -40,8 +41,6 @@ PLUGINS: tuple[tuple[str, bytes, Callable[[str], ImageFile.ImageFile]], ...] = (
     ("jp2", b"\xff\x4f\xff\x51", Jpeg2KImagePlugin.Jpeg2KImageFile),
 )
 """Format, first bytes, Pillow class."""
-TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-"""The first four bytes of TIFF and BigTIFF."""
 
 
 class ImageReader:
@@ -130,6 +129,7 @@ class ImageReader:
     def _inspect_tiff(self) -> None:
         import tifffile
 
+        check_if_tiff(self.path)
         with tifffile.TiffFile(self.path) as tiff:
             page: Any = tiff.pages[0]
             self._set_size(int(page.imagewidth), int(page.imagelength))

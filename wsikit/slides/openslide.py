@@ -14,7 +14,7 @@ from PIL import Image
 
 from wsikit.errors import PixelReadError, SlideOpenError
 from wsikit.slides.colour import over_background, tiff_colour_fault
-from wsikit.slides.ifd import TIFF_MAGIC
+from wsikit.slides.ifd import check_if_tiff
 from wsikit.slides.resolution import Stated, from_resolution, number
 from wsikit.slides.slide import DEFAULT_TILE, Pixels
 
@@ -51,6 +51,7 @@ class OpenSlideReader:
         self.path = Path(path)
         self._lock = threading.Lock()
         self._closed = False
+        is_tiff = check_if_tiff(self.path)
         try:
             handle = openslide.OpenSlide(self.path)
             self.properties: Mapping[str, str] = dict(handle.properties)
@@ -62,7 +63,8 @@ class OpenSlideReader:
             raise SlideOpenError(str(error)) from error
         self._handle: openslide.OpenSlide | None = handle
         self.vendor = self.properties.get("openslide.vendor", "unknown")
-        self._check_colour()
+        if is_tiff:
+            self._check_colour()
         self.mpp, self.mpp_source = stated_mpp(self.properties)
         self.bounds = _bounds(self.properties)
         self.background = _background(self.properties)
@@ -109,9 +111,6 @@ class OpenSlideReader:
             self._handle = None
 
     def _check_colour(self) -> None:
-        with self.path.open("rb") as file:
-            if file.read(4) not in TIFF_MAGIC:
-                return
         import tifffile
 
         try:

@@ -20,11 +20,12 @@ Stated = tuple[tuple[float, float] | None, str]
 
 
 def number(text: object) -> float | None:
-    """The number that a property holds, with a decimal comma or point; None where it holds none."""
+    """The number that a property holds, with a decimal comma or point; None where it holds none, or says NaN."""
     try:
-        return float(str(text).strip().replace(",", "."))
+        value = float(str(text).strip().replace(",", "."))
     except ValueError:
         return None
+    return None if math.isnan(value) else value
 
 
 def is_print_setting(x: float, y: float) -> bool:

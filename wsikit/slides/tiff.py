@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsikit.errors import PixelReadError, SlideOpenError
-from wsikit.slides.codecs import Codec, Jpeg2000Tiles, plain_codec
-from wsikit.slides.colour import PHOTOMETRIC_RGB, PHOTOMETRIC_YCBCR, tiff_colour_fault
-from wsikit.slides.ifd import MAX_IFDS, check_ifds
+from wsikit.slides.codecs import Codec, Jpeg2000Tiles, PlainTiles, tile_codec
+from wsikit.slides.colour import PHOTOMETRIC_YCBCR, tiff_colour_fault
+from wsikit.slides.ifd import MAX_TILE, check_ifds
 from wsikit.slides.jpeg import JpegTiles
 from wsikit.slides.openslide import OpenSlideReader
 from wsikit.slides.slide import Pixels
@@ -32,14 +32,10 @@ VENDORS = ("aperio", "generic-tiff")
 """OpenSlide's names of the formats whose levels are plain grids of tiles. The others shift, overlap or leave out tiles
 (ventana, trestle, philips, leica) or keep a whole level as one JPEG (hamamatsu): OpenSlide knows how to put those
 together."""
-JPEG = 7
-"""TIFF compression (tag 259): JPEG, TIFF Technical Note 2."""
 EXPECTED = {"PlanarConfiguration": 1, "Orientation": 1, "FillOrder": 1}
 """TIFF 6.0: RGBRGB..., the first pixel at the top left, the first bit highest. These are also the tags' defaults."""
 MIN_TILE = 16
 """Least side of a tile, px (TIFF 6.0: multiples of 16); smaller ones make tables of millions out of nothing."""
-MAX_TILE = 64_000_000
-"""Most pixels of a tile (192 MB decoded)."""
 MAX_COMPRESSED = 4
 """Most bytes of a tile for each byte of its pixels, over ``SPARE``: no encoder writes more, and a damaged table that
 says so must not make anyone read gigabytes."""
@@ -233,8 +229,6 @@ def _describe(path: Path) -> tuple[Described, tuple[TileTable, ...]]:
             pages = [page for page in listed if page.is_tiled]
             if not pages:
                 raise SlideOpenError("no image of the TIFF is tiled")
-            if len(pages[0].subifds or ()) > MAX_IFDS:
-                raise SlideOpenError(f"the TIFF holds more than {MAX_IFDS} images: no slide has so many")
             reader = None if pages[0].subifds else _by_openslide(path)
             if reader is not None:
                 levels = [_page_of(pages, level, size) for level, size in enumerate(reader.sizes)]
@@ -327,12 +321,10 @@ def _check_page(page: Any, level: int) -> None:
 
 def _codec(page: Any, level: int, tile: tuple[int, int]) -> Codec:
     try:
-        if page.compression == JPEG:
-            return JpegTiles(tile, rgb=page.photometric == PHOTOMETRIC_RGB, tables=page.jpegtables or b"")
-        codec = plain_codec(page, tile)
+        codec = tile_codec(page, tile)
     except ValueError as error:
         raise SlideOpenError(f"the tiles of level {level} cannot be decoded: {error}") from error
-    if codec is None or (page.photometric == PHOTOMETRIC_YCBCR and not isinstance(codec, Jpeg2000Tiles)):
+    if codec is None or (page.photometric == PHOTOMETRIC_YCBCR and isinstance(codec, PlainTiles)):
         raise SlideOpenError(
             f"level {level} has TIFF compression {int(page.compression)}, photometric {int(page.photometric)}, which "
             "is not read here"

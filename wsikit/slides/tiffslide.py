@@ -12,12 +12,12 @@ import tiffslide
 from numpy.typing import NDArray
 
 from wsikit.errors import PixelReadError, SlideOpenError
+from wsikit.slides.codecs import Codec, tile_codec
 from wsikit.slides.colour import PHOTOMETRIC_YCBCR, tiff_colour_fault
+from wsikit.slides.ifd import MAX_TILE, check_if_tiff
 from wsikit.slides.resolution import Stated, from_ome, from_resolution, number
 from wsikit.slides.slide import Pixels
 
-MAX_SEGMENT = 64_000_000
-"""Most pixels of one tile or strip (192 MB decoded); what is larger cannot be read piece by piece."""
 JPEG = (6, 7)
 """TIFF compressions whose decoder turns YCbCr into RGB."""
 WHITE = (255, 255, 255)
@@ -35,7 +35,7 @@ class TiffSlideReader:
 
     Raises:
         SlideOpenError: unreadable, unsupported_pixels (not interleaved 8-bit RGB or YCbCr), too_large (tiles of more
-            than ``MAX_SEGMENT`` pixels). Flat TIFFs without tiles are refused: the plain-image reader takes them.
+            than ``MAX_TILE`` pixels). Flat TIFFs without tiles are refused: the plain-image reader takes them.
     """
 
     name = "tiffslide"
@@ -47,6 +47,7 @@ class TiffSlideReader:
         self.path = Path(path)
         self._lock = threading.Lock()
         self._closed = False
+        check_if_tiff(self.path)
         try:
             self._slide = tiffslide.TiffSlide(self.path)
         except Exception as error:  # tifffile raises what the bad bytes lead to
@@ -109,6 +110,11 @@ class TiffSlideReader:
         self.downsamples = tuple(float(d) for d in self._slide.level_downsamples)
         for level, page in enumerate(self.pages):
             _check_page(page, level)
+        self._codecs = [
+            # Hamamatsu's tiles are pieces of one JPEG
+            tile_codec(page, self.tile_size(level)) if page.is_tiled and page.jpegheader is None else None
+            for level, page in enumerate(self.pages)
+        ]
         self.vendor = str(properties.get("tiffslide.vendor") or "generic-tiff")
         self.properties: Mapping[str, str] = {k: str(v) for k, v in properties.items() if v is not None}
         self.mpp, self.mpp_source = _stated_mpp(self.properties, tiff.ome_metadata)
@@ -133,6 +139,9 @@ class TiffSlideReader:
         data = self._bytes(page, index, where)
         if data is None:
             return None
+        codec = self._codecs[level]
+        if codec is not None:
+            return _decoded(codec, data, self.tile_size(level), where)
         tables: dict[str, Any] = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
         try:
             decoded = page.decode(data, index, **{k: v for k, v in tables.items() if v is not None})[0]
@@ -165,6 +174,16 @@ class TiffSlideReader:
         if len(data) != count:
             raise PixelReadError(f"{where}: {len(data)} of {count} bytes could be read")
         return data
+
+
+def _decoded(codec: Codec, data: bytes, size: tuple[int, int], where: str) -> NDArray[np.uint8]:
+    """(H, W, 3) of a tile through one of wsikit's own codecs: tifffile pads and crops tiles of other sizes."""
+    tile = np.empty((size[1], size[0], 3), np.uint8)
+    try:
+        codec.decode(data, tile)
+    except (ValueError, RuntimeError) as error:  # imagecodecs raises RuntimeErrors
+        raise PixelReadError(f"{where} cannot be decoded: {error}") from error
+    return tile
 
 
 def _reason(error: Exception) -> str:
@@ -201,9 +220,9 @@ def _check_page(page: Any, level: int) -> None:
     fault = tiff_colour_fault(page)
     if fault:
         raise SlideOpenError(f"level {level} holds {fault}", code="unsupported_pixels")
-    if page.chunks[0] * page.chunks[1] > MAX_SEGMENT:
+    if page.chunks[0] * page.chunks[1] > MAX_TILE:
         raise SlideOpenError(
-            f"level {level} has tiles of {page.chunks[1]}x{page.chunks[0]} px, the most is {MAX_SEGMENT} px",
+            f"level {level} has tiles of {page.chunks[1]}x{page.chunks[0]} px, the most is {MAX_TILE} px",
             code="too_large",
             remedy="convert the file to a tiled pyramid",
         )
