@@ -15,15 +15,11 @@ from wsikit.errors import ConfigError
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class RunConfig(BaseModel):
-    """Everything that ``wsikit run`` can be told."""
+class TissueConfig(BaseModel):
+    """Where to look on slides: what every verb can be told that cuts them into patches."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = "nuclei"
-    """Name of a predictor (`wsikit models` lists them), predictor.py:MyPredictor, or a model file with its card."""
-    mpp: float | None = Field(default=None, gt=0)
-    """Micrometres per pixel that the model sees; null is the model's own."""
     mpp_override: float | None = Field(default=None, gt=0)
     """Micrometres per level-0 pixel for every slide, whatever its file says. A manifest's mpp column wins."""
     tissue: Literal["auto", "detect", "whole"] = "auto"
@@ -40,6 +36,19 @@ class RunConfig(BaseModel):
     qc: str | None = None
     """Which patches are good enough to be run: limits on sharpness, pen, fold and saturation, such as
     "pen<=0.1,sharpness>=10", or "default"; null is all of them."""
+    num_workers: int | None = Field(default=None, ge=1)
+    """What works at once, processes or threads; null is one per core."""
+    provenance: dict[str, Any] = Field(default_factory=dict)
+    """Written by a run into run.yaml, ignored when read: versions, command, time."""
+
+
+class RunConfig(TissueConfig):
+    """Everything that ``wsikit run`` can be told."""
+
+    model: str = "nuclei"
+    """Name of a predictor (`wsikit models` lists them), predictor.py:MyPredictor, or a model file with its card."""
+    mpp: float | None = Field(default=None, gt=0)
+    """Micrometres per pixel that the model sees; null is the model's own."""
     stain: str | None = None
     """Stain normalisation, METHOD:REFERENCE (``wsikit.stain.reference.load_target``) such as "macenko:reference.png";
     null leaves colours as they are."""
@@ -47,8 +56,6 @@ class RunConfig(BaseModel):
     """Smallest share of tissue of a patch; null is the model's own."""
     batch_size: int | None = Field(default=None, ge=1)
     """Patches per call of the model; null is as many as make 4 megapixels."""
-    num_workers: int | None = Field(default=None, ge=1)
-    """Processes; null is one per core."""
     supertile: int | None = Field(default=None, ge=1)
     """Side in pixels of what a task reads at once; null is 4096. Changes speed and memory, never results."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -59,8 +66,6 @@ class RunConfig(BaseModel):
     """OME-Zarr version: 0.4 is what QuPath and Bio-Formats read, 0.5 has sharding (few files)."""
     split: int | None = Field(default=None, ge=1)
     """More objects than this go to several GeoJSON files; null never splits."""
-    provenance: dict[str, Any] = Field(default_factory=dict)
-    """Written by a run into run.yaml, ignored when read: versions, command, time."""
 
     def result_parameters(self) -> dict[str, Any]:
         """Those that decide what the outputs hold; the others only decide how fast they come.
