@@ -106,7 +106,8 @@ def model_card(predictor: Model) -> dict[str, Any]:
     return {
         "name": predictor.name,
         "class": code_of(type(predictor)),
-        "tile": asdict(predictor.tile),
+        # results of before there were strides stay valid
+        "tile": {name: value for name, value in asdict(predictor.tile).items() if value is not None},
         "labels": [asdict(label) for label in predictor.labels],
         "identity": dict(predictor.identity),
     }
