@@ -15,6 +15,7 @@ from typing import ClassVar, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from wsikit.registry import Registry
 from wsikit.slides import Pixels
 
 Encoding = Literal["jpeg", "png"]
@@ -114,3 +115,14 @@ class PatchSource(Protocol):
     def close(self) -> None:
         """Release the files. Closing twice is fine."""
         ...
+
+
+FORMATS = Registry(
+    "patch format",
+    [
+        ("zarr", "wsikit.patches.zarr:ZarrPatchWriter"),
+        ("coords", "wsikit.patches.coords:CoordsWriter"),
+    ],
+    group="wsikit.patches",
+)
+"""Format name -> writer class, which is called with the path that its ``filename`` gives in the dataset's folder."""
