@@ -21,7 +21,7 @@ LAYERS = (
     {"errors", "atomic", "buffers", "geometry", "registry", "config"},
     {"predictions", "features", "outlines"},
     {"slides", "stain"},
-    {"tissue", "tiling", "streaming", "bags", "patches", "samples", "annotations", "limits", "artefacts", "quality"},
+    {"tissue", "tiling", "streaming", "glass", "bags", "patches", "samples", "annotations", "limits", "artefacts", "quality"},
     {"predictors", "stitching", "sinks", "nn", "training", "metrics"},
     {"methods"},
     {"pipeline"},

@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError
 
 from wsikit.errors import ConfigError
 
@@ -89,6 +89,50 @@ class EmbedConfig(RunConfig):
     """Arithmetic of the network; the shorter ones are for GPUs and round the features."""
     format: tuple[str, ...] = ("features.zarr",)
     """Outputs to write: features.zarr, features.h5 (CLAM, TRIDENT)."""
+
+
+def _switch(value: Any) -> Any:
+    """YAML takes a bare ``off`` for false."""
+    return {False: "off", True: "auto"}.get(value, value) if isinstance(value, bool) else value
+
+
+class TileConfig(TissueConfig):
+    """Everything that ``wsikit tile`` can be told."""
+
+    mpp: float = Field(default=0.5, gt=0)
+    """Micrometres per pixel of the patches."""
+    size: PositiveInt | Literal["native"] = 256
+    """Side of the patches in pixels at mpp; "native" is that of the file's own tiles."""
+    overlap: int = Field(default=0, ge=0)
+    """Pixels that neighbouring patches share, less than size."""
+    edge: Literal["drop", "pad"] = "drop"
+    """Patches that reach past the slide's right and lower edge: left out, or filled up with background."""
+    min_tissue: float = Field(default=0.25, ge=0, le=1)
+    """Smallest share of tissue of a patch; at 0 any tissue at all is enough."""
+    coords: Path | None = None
+    """Folder of a CLAM run or of ``--format coords``, whose coordinates are cut instead of a grid."""
+    format: str = "zarr"
+    """What to write: a name of ``wsikit.patches.FORMATS``."""
+    passthrough: Literal["auto", "never", "only"] = "auto"
+    """Patches that are one JPEG tile of the file keep its bytes: where possible, never, or these patches and no others."""
+    verify: bool = False
+    """Decode what is passed through as well, so that a damaged tile is found now and not by who reads the patch."""
+    quality: int = Field(default=90, ge=1, le=100)
+    """JPEG quality of the patches that are encoded."""
+    lossless: bool = False
+    """Patches are PNG, unless all of them are passed through."""
+    skip_glass: Annotated[Literal["auto", "off"], BeforeValidator(_switch)] = "auto"
+    """Leave out patches of which every tile's compressed size is that of glass, where a slide's sizes tell."""
+    scaled_decode: bool = True
+    """Where mpp lies between two levels, let the codec decode at a reduced size before averaging."""
+
+    def result_parameters(self) -> dict[str, Any]:
+        """Those that decide what the outputs hold; the others only decide how fast they come.
+
+        Files that count by what they hold (``roi``, ``coords``) are left out: wherever they lie.
+        """
+        free = {"num_workers", "provenance", "mpp_override", "roi", "coords"}
+        return self.model_dump(mode="json", exclude=free)
 
 
 def load_config(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import overload
 
 import numpy as np
@@ -75,7 +76,7 @@ class TileGrid(Sequence[Region]):
         """The windows marked in (N,) ``wanted``."""
         return TileGrid(self.spec, self.cells[wanted], self.size)
 
-    @property
+    @cached_property
     def corners(self) -> NDArray[np.int64]:
         """(N, 2) x, y of the upper left corner of each patch, in px of the lattice."""
         found: NDArray[np.int64] = self.cells * self.spec.step + np.array(self.spec.phase) - self.spec.halo
