@@ -102,7 +102,7 @@ def pixel_names(slide_id: str, xy: NDArray[np.float64]) -> list[str]:
     return [f"{slide_id}_{x}_{y}" for x, y in np.rint(xy).astype(np.int64).tolist()]
 
 
-TABLE = "patches.csv"
+TABLE, SETTINGS = "patches.csv", "patches.json"
 FIXED = ("slide_id", "x", "y", "corner_x", "corner_y", "tissue", "verbatim")
 
 
