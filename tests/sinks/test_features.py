@@ -22,8 +22,8 @@ from wsikit.features import Instances
 from wsikit.geometry import Level
 from wsikit.sinks import InstanceLayout, SinkContext
 from wsikit.sinks.features_h5 import FeaturesH5Sink
-from wsikit.slides.resolution import power
 from wsikit.sinks.features_zarr import FeaturesZarrSink
+from wsikit.slides.resolution import power
 
 LEVELS = (Level(0, 3000, 1800, 1.0, 0.25), Level(1, 1500, 900, 2.0, 0.5))
 

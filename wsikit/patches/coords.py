@@ -4,8 +4,8 @@
 OpenSlide's. Its attributes are named as their writers name them:
 
 * by CLAM (Lu et al. 2021, github.com/mahmoodlab/CLAM: written by ``wsi_core/WholeSlideImage.py``, read by
-  ``Whole_Slide_Bag_FP`` of ``dataset_modules/dataset_h5.py``, which looks in ``patches/{slide_id}.h5``): ``patch_size``,
-  ``patch_level``, ``downsample``, ``level_dim``, ``downsampled_level_dim``, ``name``, ``save_path``;
+  ``Whole_Slide_Bag_FP`` of ``dataset_modules/dataset_h5.py``, which looks in ``patches/{slide_id}.h5``):
+  ``patch_size``, ``patch_level``, ``downsample``, ``level_dim``, ``downsampled_level_dim``, ``name``, ``save_path``;
 * by TRIDENT (Zhang et al. 2025, github.com/mahmoodlab/TRIDENT, ``trident/IO.py``, which writes
   ``patches/{slide_id}_patches.h5``): ``patch_size``, ``patch_size_level0``, ``level0_magnification``,
   ``target_magnification``, ``overlap``, ``level0_width``, ``level0_height``, ``name``, ``savetodir``.
@@ -36,6 +36,94 @@ from wsikit.slides import Slide
 from wsikit.slides.resolution import power
 
 
+class CoordsPatches(SlidePatches):
+    """Patches by a file of coordinates: wsikit's, CLAM's or TRIDENT's. Pixels come from the slide.
+
+    Corners of CLAM and TRIDENT are level-0 pixels; on a coarser lattice they are moved to its nearest pixel (at most
+    half of one). TRIDENT's patches get the true mpp of a level that is within 2 %, as everything in wsikit.
+
+    Args:
+        path: the HDF5 file.
+        slide: the slide or its path. wsikit's own files can do without until pixels are read.
+
+    Raises:
+        ConfigError: code no_patches (no coordinates, or nothing says how large the patches are), no_slide (it is needed
+            and not given), other_slide (its size is not the one that the file names).
+    """
+
+    def __init__(self, path: str | Path, slide: str | Path | Slide | SlideHandle | None = None) -> None:
+        self.path = Path(path)
+        handle = slide if slide is None or isinstance(slide, SlideHandle) else SlideHandle(slide)
+        found = _read(self.path)
+        self.coords: NDArray[np.int64] = found["coords"]
+        """(N, 2) as they stand in the file: x, y in level-0 pixels."""
+        self.tissue: NDArray[np.float32] | None = found["tissue"]
+        """(N,) share of the patch that is tissue, where the file says so."""
+        if found["own"] is not None:
+            super().__init__(handle, patch_set(found["own"], self.path), found["corners"])
+            return
+        if handle is None:
+            raise no_slide(self.path)
+        patches = _foreign(self.path, found["attributes"], handle)
+        scale = patches.slide_mpp / patches.mpp
+        super().__init__(handle, patches, np.rint(self.coords * scale).astype(np.int64))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self.slide)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """coords, corners and tissue (or None), attributes of the coordinates, and what wsikit wrote of them (or None)."""
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            coords = np.asarray(file["coords"][...]).reshape(-1, 2)
+            attributes = dict(file["coords"].attrs)
+            own = json.loads(file.attrs["wsikit"]) if "wsikit" in file.attrs else {}
+            columns = {name: file[name][...] if name in file else None for name in ("corners", "tissue")}
+    except (OSError, KeyError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{path} holds no coordinates: {error}", code="no_patches", remedy=REMEDY) from error
+    # an embed run's features.h5 has coordinates too, and says other things of itself
+    is_own = KEY in own and columns["corners"] is not None
+    return {"coords": coords.astype(np.int64), "attributes": attributes, "own": own if is_own else None, **columns}
+
+
+def _foreign(path: Path, attributes: Mapping[str, Any], handle: SlideHandle) -> PatchSet:
+    """What CLAM's or TRIDENT's attributes and the slide say."""
+    slide = handle.get()
+    try:
+        side = int(attributes["patch_size"])
+        size = tuple(int(attributes[name]) for name in ("level0_width", "level0_height") if name in attributes)
+        if "patch_level" in attributes:
+            wanted = slide.levels[int(attributes["patch_level"])].mpp
+        else:
+            wanted = slide.mpp * int(attributes["patch_size_level0"]) / side
+    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+        raise ConfigError(
+            f"{path} does not say how large its patches are on {slide.path.name}: {error}; it has "
+            f"{', '.join(attributes) or 'no attributes'}",
+            code="no_patches",
+            remedy="CLAM writes patch_size and patch_level, TRIDENT patch_size and patch_size_level0",
+        ) from error
+    if size and size != (slide.width, slide.height):
+        raise other_slide(slide, size)
+    mpp = slide.resolve(wanted)
+    level = next((level.index for level in slide.levels if level.mpp == mpp), None)
+    patches = PatchSet(
+        path.stem.removesuffix("_patches"),
+        slide.path.name,
+        slide.mpp,
+        (slide.width, slide.height),
+        mpp,
+        side,
+        side - int(attributes.get("overlap", 0)),
+        level,
+    )
+    handle.close()
+    return patches
+
+
 class CoordsWriter:
     """Writes ``patches/{slide_id}.h5``.
 
@@ -50,6 +138,7 @@ class CoordsWriter:
     """
 
     filename: ClassVar[str] = "patches/{slide_id}.h5"
+    source = CoordsPatches
     has_pixels: ClassVar[bool] = False
 
     def __init__(self, path: str | Path) -> None:
@@ -162,91 +251,3 @@ def attributes_of_coords(
         attributes |= {"patch_level": level.index, "downsample": np.full(2, level.downsample)}
         attributes |= {"level_dim": shape, "downsampled_level_dim": shape}
     return attributes
-
-
-class CoordsPatches(SlidePatches):
-    """Patches by a file of coordinates: wsikit's, CLAM's or TRIDENT's. Pixels come from the slide.
-
-    Corners of CLAM and TRIDENT are level-0 pixels; on a coarser lattice they are moved to its nearest pixel (at most half
-    of one). TRIDENT's patches get the true mpp of a level that is within 2 %, as everything in wsikit.
-
-    Args:
-        path: the HDF5 file.
-        slide: the slide or its path. wsikit's own files can do without until pixels are read.
-
-    Raises:
-        ConfigError: code no_patches (no coordinates, or nothing says how large the patches are), no_slide (it is needed
-            and not given), other_slide (its size is not the one that the file names).
-    """
-
-    def __init__(self, path: str | Path, slide: str | Path | Slide | SlideHandle | None = None) -> None:
-        self.path = Path(path)
-        handle = slide if slide is None or isinstance(slide, SlideHandle) else SlideHandle(slide)
-        found = _read(self.path)
-        self.coords: NDArray[np.int64] = found["coords"]
-        """(N, 2) as they stand in the file: x, y in level-0 pixels."""
-        self.tissue: NDArray[np.float32] | None = found["tissue"]
-        """(N,) share of the patch that is tissue, where the file says so."""
-        if found["own"] is not None:
-            super().__init__(handle, patch_set(found["own"], self.path), found["corners"])
-            return
-        if handle is None:
-            raise no_slide(self.path)
-        patches = _foreign(self.path, found["attributes"], handle)
-        scale = patches.slide_mpp / patches.mpp
-        super().__init__(handle, patches, np.rint(self.coords * scale).astype(np.int64))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.path, self.slide)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """coords, corners and tissue (or None), attributes of the coordinates, and what wsikit wrote of them (or None)."""
-    import h5py
-
-    try:
-        with h5py.File(path) as file:
-            coords = np.asarray(file["coords"][...]).reshape(-1, 2)
-            attributes = dict(file["coords"].attrs)
-            own = json.loads(file.attrs["wsikit"]) if "wsikit" in file.attrs else {}
-            columns = {name: file[name][...] if name in file else None for name in ("corners", "tissue")}
-    except (OSError, KeyError, ValueError, AttributeError) as error:
-        raise ConfigError(f"{path} holds no coordinates: {error}", code="no_patches", remedy=REMEDY) from error
-    # an embed run's features.h5 has coordinates too, and says other things of itself
-    is_own = KEY in own and columns["corners"] is not None
-    return {"coords": coords.astype(np.int64), "attributes": attributes, "own": own if is_own else None, **columns}
-
-
-def _foreign(path: Path, attributes: Mapping[str, Any], handle: SlideHandle) -> PatchSet:
-    """What CLAM's or TRIDENT's attributes and the slide say."""
-    slide = handle.get()
-    try:
-        side = int(attributes["patch_size"])
-        size = tuple(int(attributes[name]) for name in ("level0_width", "level0_height") if name in attributes)
-        if "patch_level" in attributes:
-            wanted = slide.levels[int(attributes["patch_level"])].mpp
-        else:
-            wanted = slide.mpp * int(attributes["patch_size_level0"]) / side
-    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-        raise ConfigError(
-            f"{path} does not say how large its patches are on {slide.path.name}: {error}; it has "
-            f"{', '.join(attributes) or 'no attributes'}",
-            code="no_patches",
-            remedy="CLAM writes patch_size and patch_level, TRIDENT patch_size and patch_size_level0",
-        ) from error
-    if size and size != (slide.width, slide.height):
-        raise other_slide(slide, size)
-    mpp = slide.resolve(wanted)
-    level = next((level.index for level in slide.levels if level.mpp == mpp), None)
-    patches = PatchSet(
-        path.stem.removesuffix("_patches"),
-        slide.path.name,
-        slide.mpp,
-        (slide.width, slide.height),
-        mpp,
-        side,
-        side - int(attributes.get("overlap", 0)),
-        level,
-    )
-    handle.close()
-    return patches

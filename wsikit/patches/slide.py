@@ -76,8 +76,7 @@ class SlidePatches:
     @property
     def xy(self) -> NDArray[np.float64]:
         """(N, 2) in level-0 pixels of the full plane."""
-        scale: float = self.patches.mpp / self.patches.slide_mpp
-        return self.corners * scale
+        return self.corners * np.float64(self.patches.mpp / self.patches.slide_mpp)
 
     def open(self) -> Slide:
         """The slide of this process. Raises as ``read``."""
