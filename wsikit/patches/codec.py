@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 from zarr.abc.codec import ArrayBytesCodec
@@ -35,7 +35,7 @@ class ImageCodec(ArrayBytesCodec):
     quality: int = QUALITY
     """Of JPEG."""
 
-    is_fixed_size: ClassVar[bool] = False
+    is_fixed_size = False
 
     def __post_init__(self) -> None:
         if self.encoding not in SUFFIXES:

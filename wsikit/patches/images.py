@@ -2,8 +2,8 @@
 
 How patches are encoded was measured on 39 tissue patches of CMU-1-Small-Region (docs/measured.md):
 
-* JPEG without chroma subsampling (4:4:4). Stains are told apart by colour: at quality 90 it is 41 dB at 4.3 bits per px,
-  while 4:2:0 stays at 31 dB whatever the quality (3.9 bits at 95), and 4:2:2 at 32 dB (4.6 bits at 95).
+* JPEG without chroma subsampling (4:4:4). Stains are told apart by colour: at quality 90 it is 41 dB at 4.3 bits per
+  px, while 4:2:0 stays at 31 dB whatever the quality (3.9 bits at 95), and 4:2:2 at 32 dB (4.6 bits at 95).
 * PNG at level 1 with the run-length strategy and Paeth's filter: 15.2 bits per px, as small as level 6 and 3 times as
   fast, since no filter is tried out.
 """
@@ -41,14 +41,14 @@ def encode(pixels: Pixels, encoding: Encoding, quality: int = QUALITY) -> bytes:
     pixels = np.ascontiguousarray(pixels)
     if encoding == "png":
         # strategy 3: run lengths; filter 128: Paeth
-        data: bytes = imagecodecs.png_encode(pixels, level=1, strategy=3, filter=128)
+        data = imagecodecs.png_encode(pixels, level=1, strategy=3, filter=128)
     elif encoding == "jpeg":
         if not 1 <= quality <= 100:
             raise ConfigError(f"a JPEG quality is 1 to 100, got {quality}")
         data = imagecodecs.jpeg8_encode(pixels, level=quality, subsampling="444")
     else:
         raise ConfigError(f"patches are encoded as jpeg or png, got {encoding!r}")
-    return data
+    return bytes(data)
 
 
 def decode(data: bytes | memoryview, out: Pixels | None = None, *, side: int | None = None) -> Pixels:

@@ -102,8 +102,16 @@ def pixel_names(slide_id: str, xy: NDArray[np.float64]) -> list[str]:
     return [f"{slide_id}_{x}_{y}" for x, y in np.rint(xy).astype(np.int64).tolist()]
 
 
-TABLE = "patches.csv"
+TABLE, SETTINGS = "patches.csv", "patches.json"
 FIXED = ("slide_id", "x", "y", "corner_x", "corner_y", "tissue", "verbatim")
+OWN = ("file", "shard", "offset", "length", "crc32")
+"""Columns of the table that formats add."""
+
+
+def about_slide(patches: PatchSet) -> dict[str, Any]:
+    """What a table says of the slide beside its name; a manifest's column does not take the name of another."""
+    about = {"mpp": patches.mpp, "patient": patches.patient, "label": patches.label, "split": patches.split}
+    return about | {name: value for name, value in patches.columns.items() if name not in {*about, *FIXED, *OWN}}
 
 
 def table_bytes(patches: PatchSet, rows: Rows, extra: Mapping[str, Sequence[object]]) -> bytes:
@@ -111,9 +119,7 @@ def table_bytes(patches: PatchSet, rows: Rows, extra: Mapping[str, Sequence[obje
 
     ``x`` and ``y`` are exact, ``corner_x`` and ``corner_y`` on the lattice of ``PatchSet.mpp``.
     """
-    found = rows.columns()
-    slide = {"mpp": patches.mpp, "patient": patches.patient, "label": patches.label, "split": patches.split}
-    slide |= {name: value for name, value in patches.columns.items() if name not in {*slide, *FIXED, *extra}}
+    found, slide = rows.columns(), about_slide(patches)
     constant = ["" if value is None else value for value in slide.values()]
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
@@ -156,7 +162,7 @@ class Table:
     def numbers(self, names: Iterable[str], dtype: type) -> NDArray[Any]:
         """(N, len(names)) of columns."""
         try:
-            values = [np.array(self.text(name), dtype=str).astype(dtype) for name in names]
+            values: list[NDArray[Any]] = [np.array(self.text(name), dtype=str).astype(dtype) for name in names]
         except ValueError as error:
             raise ConfigError(f"{self.path}: {error}", code="no_patches", remedy=REMEDY) from error
         return np.stack(values, axis=1) if len(self) else np.empty((0, len(values)), dtype)

@@ -11,9 +11,6 @@ sharding-indexed 1.0 and crc32c 1.0. Reading past zarr-python costs a tenth (doc
 
 from __future__ import annotations
 
-import os
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
@@ -22,14 +19,11 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from wsikit.errors import PixelReadError
+from wsikit.patches.files import OpenFile, OpenFiles
 
-MISSING = np.iinfo(np.uint64).max
+MISSING = 2**64 - 1
 CHECKSUM = 4
 """Bytes of a crc32c."""
-OPEN_SHARDS = 16
-"""Files that one array keeps open for reading."""
-REMEDY = "copy the dataset again, or make it anew with `wsikit tile`"
 
 
 class ShardWriter:
@@ -81,7 +75,7 @@ class ShardWriter:
 
 
 class ShardReader:
-    """Reads chunks by offset. Safe to call from several threads: ``pread`` shares no position.
+    """Reads chunks by offset. Safe to call from several threads.
 
     Args:
         folder: of the array.
@@ -90,8 +84,7 @@ class ShardReader:
 
     def __init__(self, folder: Path, per_shard: int) -> None:
         self.folder, self.per_shard = folder, per_shard
-        self._lock = threading.Lock()
-        self._open: OrderedDict[int, _Shard] = OrderedDict()
+        self._shards = OpenFiles(lambda path: _Shard(path, per_shard))
 
     def read(self, chunk: int) -> memoryview:
         """The bytes of one chunk, their checksum compared and taken off.
@@ -99,62 +92,38 @@ class ShardReader:
         Raises PixelReadError where they are not there or not whole; the message names the shard's file.
         """
         shard, place = divmod(chunk, self.per_shard)
-        with self._lock:
-            opened = self._open.get(shard)
-            if opened is None:
-                opened = self._open[shard] = _Shard(shard_path(self.folder, shard), self.per_shard)
-                # a shard that is dropped closes its file when the last thread that reads from it is done
-                if len(self._open) > OPEN_SHARDS:
-                    self._open.popitem(last=False)
-            self._open.move_to_end(shard)
-        return opened.read(place)
+        return self._shards.get(shard_path(self.folder, shard)).chunk(place)
 
     def close(self) -> None:
         """Release the files; a later read opens them again."""
-        with self._lock:
-            self._open.clear()
+        self._shards.close()
 
 
-class _Shard:
-    """One open file and its index."""
+class _Shard(OpenFile):
+    """One open file and its index, which is read once."""
 
     def __init__(self, path: Path, per_shard: int) -> None:
-        self.path = path
-        try:
-            self.descriptor = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise PixelReadError(f"{path} cannot be read: {error.strerror or error}", remedy=REMEDY) from error
-        self.index = self._read_index(per_shard)
-
-    def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
-
-    def _read_index(self, per_shard: int) -> NDArray[np.uint64]:
+        super().__init__(path)
         length = per_shard * 16 + CHECKSUM
-        size = os.fstat(self.descriptor).st_size
-        data = os.pread(self.descriptor, length, max(size - length, 0))
+        room = self.size() - length
+        data = self.read(length, room) if room >= 0 else b""
         if len(data) < length or checksum(data[:-CHECKSUM]) != data[-CHECKSUM:]:
-            raise self._damaged("its index is damaged or it is cut short")
-        index = np.frombuffer(data, "<u8", per_shard * 2).reshape(per_shard, 2)
-        offsets, lengths = index[index[:, 0] != MISSING].T
-        room = np.uint64(size - length)
+            raise self.damaged("its index is damaged or it is cut short")
+        self.index: NDArray[np.uint64] = np.frombuffer(data, "<u8", per_shard * 2).reshape(per_shard, 2)
+        offsets, lengths = self.index[self.index[:, 0] != MISSING].T
         # compared, not added: sums of uint64 wrap
-        if not ((offsets <= room) & (lengths <= room - offsets) & (lengths > CHECKSUM)).all():
-            raise self._damaged("its index points outside the file")
-        return index
+        if not ((offsets <= room) & (lengths <= np.uint64(room) - offsets) & (lengths > CHECKSUM)).all():
+            raise self.damaged("its index points outside the file")
 
-    def read(self, place: int) -> memoryview:
-        offset, length = (int(value) for value in self.index[place])
+    def chunk(self, place: int) -> memoryview:
+        """One chunk without its checksum."""
+        offset, length = self.index[place].tolist()
         if offset == MISSING:
-            raise self._damaged(f"it lacks chunk {place}")
-        data = os.pread(self.descriptor, length, offset)
+            raise self.damaged(f"it lacks chunk {place}")
+        data = self.read(length, offset)
         if len(data) < length or checksum(data[:-CHECKSUM]) != data[-CHECKSUM:]:
-            raise self._damaged(f"the bytes of chunk {place} have changed since they were written")
+            raise self.damaged(f"the bytes of chunk {place} have changed since they were written")
         return memoryview(data)[:-CHECKSUM]
-
-    def _damaged(self, what: str) -> PixelReadError:
-        return PixelReadError(f"{self.path}: {what}", remedy=REMEDY)
 
 
 def shard_path(folder: Path, shard: int) -> Path:

@@ -9,8 +9,8 @@
       tissue               (N,) float32, share of the patch that is tissue
       verbatim             (N,) bool, whether the image is the slide's own compressed tile
 
-Every chunk ends with its crc32c; one of ``images`` is an encoded patch as it stands. zarr-python reads it where wsikit is installed (codec
-``wsikit.image``); ``ZarrPatches`` reads it by offset, past zarr-python.
+Every chunk ends with its crc32c; one of ``images`` is an encoded patch as it stands. zarr-python reads it where wsikit
+is installed (codec ``wsikit.image``); ``ZarrPatches`` reads it by offset, past zarr-python.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from wsikit.atomic import output_errors, remove, replace_folder, temporary
-from wsikit.errors import ConfigError, OutputError, PixelReadError
-from wsikit.patches import PatchRows, PatchSet
-from wsikit.patches.images import QUALITY, decode
-from wsikit.patches.record import REMEDY, Rows, described, patch_set, read_json
+from wsikit.errors import ConfigError
+from wsikit.patches import PatchRows
+from wsikit.patches.images import QUALITY
+from wsikit.patches.record import REMEDY, described, patch_set, read_json
 from wsikit.patches.shards import CHECKSUM, ShardReader, ShardWriter, checksum
-from wsikit.slides import Pixels
+from wsikit.patches.store import StoredPatches, StoreWriter
 
 SHARD = 1024
 """Patches in a shard: about 35 MB of JPEG at 256 px."""
@@ -36,102 +35,7 @@ COLUMNS = {"corners": ("<i8", 2), "xy": ("<f8", 2), "tissue": ("<f4", 1), "verba
 """Type of the arrays beside the images, and how many numbers a patch has in them. Each is one chunk, not compressed."""
 
 
-class ZarrPatchWriter:
-    """Writes ``patches.zarr``; encoded patches go to disk as they come.
-
-    Args:
-        path: the final folder. One that exists is replaced at commit.
-        shard: patches in a shard.
-
-    Raises:
-        OutputError: from begin, write and commit, where the disk refuses.
-    """
-
-    filename: ClassVar[str] = "{slide_id}/patches.zarr"
-    has_pixels: ClassVar[bool] = True
-
-    def __init__(self, path: str | Path, *, shard: int = SHARD) -> None:
-        self.path, self.shard = Path(path), shard
-        self._patches: PatchSet | None = None
-
-    def begin(self, patches: PatchSet) -> None:
-        """Make the temporary folder."""
-        self.abort()
-        folder = temporary(self.path)
-        with output_errors(self.path):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            remove(folder)
-            folder.mkdir()
-        self._rows, self._images = Rows(), ShardWriter(folder / "images", self.shard)
-        self._patches = patches
-
-    def write(self, rows: PatchRows) -> None:
-        """Append patches."""
-        self._begun()
-        self._rows.add(rows, pixels=True)
-        with output_errors(self.path):
-            self._images.append(rows.data)
-
-    def commit(self) -> None:
-        """Close the shards, write what describes them, flush to disk and rename to the final path."""
-        patches = self._begun()
-        with output_errors(self.path):
-            self._images.close()
-            self._describe(patches)
-            replace_folder(temporary(self.path), self.path)
-        self._patches = None
-
-    def abort(self) -> None:
-        """Remove everything written."""
-        if self._patches is not None:
-            self._images.abandon()
-            remove(temporary(self.path))
-        self._patches = None
-
-    def _describe(self, patches: PatchSet) -> None:
-        import zarr
-        from zarr.codecs import BytesCodec, Crc32cCodec
-
-        from wsikit.patches.codec import ImageCodec
-
-        group = zarr.create_group(temporary(self.path), zarr_format=3, attributes=described(patches))
-        side, count = patches.patch, self._images.count
-        codec = ImageCodec(patches.encoding, patches.quality or QUALITY)
-        group.create_array(
-            "images",
-            shape=(count, side, side, 3),
-            dtype="uint8",
-            chunks=(1, side, side, 3),
-            shards=(self.shard, side, side, 3),
-            filters=None,
-            serializer=codec,
-            compressors=[Crc32cCodec()],
-            fill_value=0,
-            dimension_names=["patch", "y", "x", "channel"],
-        )
-        for name, values in self._rows.columns().items():
-            # explicit, so that neither zarr's defaults nor a user's zarr configuration change the files
-            array: Any = group.create_array(
-                name,
-                shape=values.shape,
-                dtype=values.dtype,
-                chunks=(max(count, 1), *values.shape[1:]),
-                filters=None,
-                serializer=BytesCodec(endian="little"),
-                compressors=[Crc32cCodec()],
-                fill_value=0,
-                dimension_names=["patch", "axis"][: values.ndim],
-                config={"write_empty_chunks": True},
-            )
-            array[...] = values
-
-    def _begun(self) -> PatchSet:
-        if self._patches is None:
-            raise OutputError(f"{self.path}: call begin before write or commit", code="internal")
-        return self._patches
-
-
-class ZarrPatches:
+class ZarrPatches(StoredPatches):
     """Patches of a ``patches.zarr``, read by offset.
 
     Raises ConfigError (code no_patches) where the path holds no such dataset, or not a whole one.
@@ -142,9 +46,6 @@ class ZarrPatches:
         self.patches = patch_set(read_json(self.path / "zarr.json").get("attributes", {}), self.path)
         self._count, per_shard = _layout(self.path / "images", self.patches.patch)
         self._images = ShardReader(self.path / "images", per_shard)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.path,)
 
     def __len__(self) -> int:
         return self._count
@@ -174,17 +75,6 @@ class ZarrPatches:
         if not -len(self) <= index < len(self):
             raise IndexError(f"{self.path} has {len(self)} patches, {index} was asked for")
         return self._images.read(index % len(self))
-
-    def read(self, index: int, out: Pixels | None = None) -> Pixels:
-        """(patch, patch, 3) uint8 RGB of one patch, decoded into ``out`` where one is given.
-
-        Raises PixelReadError where its bytes are damaged, IndexError past the end.
-        """
-        data = self.data(index)
-        try:
-            return decode(data, out, side=self.patches.patch)
-        except PixelReadError as error:
-            raise PixelReadError(f"{self.path}, patch {index}: {error}", remedy=REMEDY) from error
 
     def close(self) -> None:
         """Release the files. Closing twice is fine."""
@@ -217,3 +107,70 @@ def _layout(folder: Path, side: int) -> tuple[int, int]:
     if shape[1:] != image or shard[1:] != image or inner != [1, *image] or chain != ["wsikit.image", "crc32c"]:
         raise ConfigError(f"{folder} is no array of {side} px patches as wsikit writes them", code="no_patches")
     return int(shape[0]), int(shard[0])
+
+
+class ZarrPatchWriter(StoreWriter):
+    """Writes ``patches.zarr``; encoded patches go to disk as they come.
+
+    Args:
+        path: the final folder. One that exists is replaced at commit.
+        shard: patches in a shard.
+    """
+
+    filename: ClassVar[str] = "{slide_id}/patches.zarr"
+    source = ZarrPatches
+
+    def __init__(self, path: str | Path, *, shard: int = SHARD) -> None:
+        super().__init__(path)
+        self.shard = shard
+
+    def start(self) -> None:
+        """No shard yet."""
+        self._images = ShardWriter(self.folder / "images", self.shard)
+
+    def append(self, rows: PatchRows) -> None:
+        """To the open shard."""
+        self._images.append(rows.data)
+
+    def stop(self) -> None:
+        """Close the open shard as it is."""
+        self._images.abandon()
+
+    def finish(self) -> None:
+        """Close the last shard and write everything else."""
+        import zarr
+        from zarr.codecs import BytesCodec, Crc32cCodec
+
+        from wsikit.patches.codec import ImageCodec
+
+        self._images.close()
+        group = zarr.create_group(self.folder, zarr_format=3, attributes=described(self.patches))
+        side, count = self.patches.patch, self._images.count
+        codec = ImageCodec(self.patches.encoding, self.patches.quality or QUALITY)
+        group.create_array(
+            "images",
+            shape=(count, side, side, 3),
+            dtype="uint8",
+            chunks=(1, side, side, 3),
+            shards=(self.shard, side, side, 3),
+            filters=None,
+            serializer=codec,
+            compressors=[Crc32cCodec()],
+            fill_value=0,
+            dimension_names=["patch", "y", "x", "channel"],
+        )
+        for name, values in self.rows.columns().items():
+            # explicit, so that neither zarr's defaults nor a user's zarr configuration change the files
+            array: Any = group.create_array(
+                name,
+                shape=values.shape,
+                dtype=values.dtype,
+                chunks=(max(count, 1), *values.shape[1:]),
+                filters=None,
+                serializer=BytesCodec(endian="little"),
+                compressors=[Crc32cCodec()],
+                fill_value=0,
+                dimension_names=["patch", "axis"][: values.ndim],
+                config={"write_empty_chunks": True},
+            )
+            array[...] = values
