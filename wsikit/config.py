@@ -114,7 +114,7 @@ class TileConfig(TissueConfig):
     format: str = "zarr"
     """What to write: a name of ``wsikit.patches.FORMATS``."""
     passthrough: Literal["auto", "never", "only"] = "auto"
-    """Patches that are one JPEG tile of the file keep its bytes: where possible, never, or these patches and no others."""
+    """Patches that are one JPEG tile of the file keep its bytes: where possible, never, or make only such."""
     verify: bool = False
     """Decode what is passed through as well, so that a damaged tile is found now and not by who reads the patch."""
     quality: int = Field(default=90, ge=1, le=100)

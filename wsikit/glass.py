@@ -5,9 +5,9 @@ so the limit is calibrated on each slide, by the tissue mask:
 
 1. Of the tiles that lie wholly on the slide, those without any tissue are the *glass* group, those at least
    ``SURELY_TISSUE`` covered the *tissue* group.
-2. The limit is the size that ``GLASS_SHARE`` of the glass group stay within. It counts only where the groups are clearly
-   apart: ``TISSUE_SHARE`` of the tissue group are larger than ``APART`` times the limit. So what is taken for glass is
-   less than half of what a hundred to one of that slide's tissue tiles need.
+2. The limit is the size that ``GLASS_SHARE`` of the glass group stay within. It counts only where the groups are
+   clearly apart: ``TISSUE_SHARE`` of the tissue group are larger than ``APART`` times the limit. So what is taken for
+   glass is less than half of what 99 of 100 tiles of that slide's tissue need.
 3. A window is glass where all the tiles that it touches are within the limit. Tiles that reach past the slide's edge
    say nothing, since an encoder's filling costs no bytes: windows that touch one are kept.
 
@@ -70,9 +70,9 @@ class GlassTest:
         whole = sizes[:rows, :columns].ravel()
         glass, dense = whole[share < 1e-9], whole[share >= SURELY_TISSUE]
         if min(len(glass), len(dense)) < FEWEST:
-            return none._off(f"it has {len(glass)} tiles of glass and {len(dense)} of tissue, {FEWEST} are needed of each")
+            return none._off(f"{len(glass)} tiles of glass and {len(dense)} of tissue, {FEWEST} are needed of each")
         limit, least = np.quantile(glass, GLASS_SHARE), np.quantile(dense, 1 - TISSUE_SHARE)
-        groups = f"{len(glass)} tiles of glass up to {limit:.0f} bytes, {len(dense)} of tissue from {least:.0f} bytes on"
+        groups = f"{len(glass)} tiles of glass up to {limit:.0f} bytes, {len(dense)} of tissue from {least:.0f} on"
         if least <= APART * limit:
             return none._off(f"glass and tissue are not clearly apart: {groups}")
         found = np.ones(sizes.shape, np.bool_)

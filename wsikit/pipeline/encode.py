@@ -1,8 +1,8 @@
 """A slide's windows to encoded patches, in the order of the grid.
 
-A window that is exactly one JPEG tile of the file is *passed through*: the tile's own bytes, no decoding. All others are
-decoded and encoded once. Decoding (``streaming.batches``) and encoding go on in threads beside each other; what comes
-out, and its order, is the same for any number of them.
+A window that is exactly one JPEG tile of the file is *passed through*: the tile's own bytes, no decoding. All others
+are decoded and encoded once. Decoding (``streaming.batches``) and encoding go on in threads beside each other; what
+comes out, and its order, is the same for any number of them.
 """
 
 from __future__ import annotations
@@ -25,32 +25,35 @@ from wsikit.patches import Encoding
 from wsikit.patches.images import encode
 from wsikit.predictions import Batch
 from wsikit.quality import ANY_QUALITY, Quality, QualityFilter
-from wsikit.slides import BadTile, Slide
+from wsikit.slides import BadTile, Pixels, Slide
 from wsikit.slides.tiles import TileReader
 from wsikit.streaming import STRIP, batches
 from wsikit.tiling import TileGrid
 
 AHEAD = 2
 """Batches in work for each thread that encodes: memory for them, 12 MB each, against idle threads."""
+Places = dict[tuple[int, ...], int]
+"""(x, y) of a window's corner -> its index."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def read_level(slide: Slide, mpp: float) -> Level | None:
+def own_level(slide: Slide, mpp: float) -> Level | None:
     """The level whose own pixels a lattice is; None where pixels are resampled."""
     return next((level for level in slide.levels if level.mpp == mpp), None)
 
 
-def can_pass(slide: Slide, grid: TileGrid) -> NDArray[np.bool_]:
+def can_pass(slide: Slide, grid: TileGrid, step: int) -> NDArray[np.bool_]:
     """(N,) which windows are one JPEG tile of the file, there and wholly on the slide.
 
-    None are where windows overlap: neighbours would differ in how often they were compressed.
+    None are where windows overlap (``step`` is less than a patch): neighbours would differ in how often they were
+    compressed.
     """
-    level, reader, patch = read_level(slide, grid.spec.mpp), slide.reader, grid.spec.patch
+    level, reader, patch = own_level(slide, grid.spec.mpp), slide.reader, grid.spec.patch
     none = np.zeros(len(grid), np.bool_)
     if level is None or not isinstance(reader, TileReader) or reader.codec(level.index) != "jpeg":
         return none
-    if reader.tile_size(level.index) != (patch, patch) or grid.spec.step != patch:
+    if reader.tile_size(level.index) != (patch, patch) or step < patch:
         return none
     corners = grid.corners
     inside = ((corners >= 0) & (corners % patch == 0) & (corners + patch <= grid.size)).all(axis=1)
@@ -70,7 +73,8 @@ class PatchEncoder:
     grid: TileGrid
     passed: NDArray[np.bool_]
     """(N,) windows whose tile is taken as it is; from ``can_pass``."""
-    encoding: Encoding = "jpeg"
+    encoding: Encoding | None = "jpeg"
+    """None: nothing is encoded, and without ``qc`` or ``verify`` nothing is read."""
     quality: int = 90
     threads: int = 1
     qc: QualityFilter = ANY_QUALITY
@@ -82,9 +86,9 @@ class PatchEncoder:
     """Of all patches looked at; none without ``qc``."""
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
-        decode_all = self.verify or bool(self.qc.limits)
+        untouched = self.passed if self.encoding else np.ones(len(self.grid), np.bool_)
+        decoded = ~untouched if not (self.verify or self.qc.limits) else np.ones(len(self.grid), np.bool_)
         with _pool(self.threads) as pool:
-            decoded = np.ones(len(self.grid), np.bool_) if decode_all else ~self.passed
             yield from heapq.merge(self._as_they_are(~decoded), self._encoded(decoded, pool))
 
     def _as_they_are(self, wanted: NDArray[np.bool_]) -> Iterator[tuple[int, bytes]]:
@@ -95,7 +99,9 @@ class PatchEncoder:
                 self.bad.append(self._bad_tile(index))
 
     def _tile(self, index: int) -> bytes:
-        reader, level = self.slide.reader, read_level(self.slide, self.grid.spec.mpp)
+        if self.encoding is None:
+            return b""
+        reader, level = self.slide.reader, own_level(self.slide, self.grid.spec.mpp)
         assert isinstance(reader, TileReader)
         assert level is not None
         column, row = (self.grid.corners[index] // self.grid.spec.patch).tolist()
@@ -104,7 +110,7 @@ class PatchEncoder:
         return data
 
     def _bad_tile(self, index: int) -> BadTile:
-        level = read_level(self.slide, self.grid.spec.mpp)
+        level = own_level(self.slide, self.grid.spec.mpp)
         assert level is not None
         x, y = self.grid.corners[index].tolist()
         return BadTile(level.index, (x, y, self.grid.spec.patch, self.grid.spec.patch), level.downsample)
@@ -120,16 +126,17 @@ class PatchEncoder:
                 self.measures += measures
             yield from sorted(done)
 
-    def _encode(self, places: dict[tuple[int, ...], int], batch: Batch) -> tuple[list[tuple[int, bytes]], list[Quality]]:
+    def _encode(self, places: Places, batch: Batch) -> tuple[list[tuple[int, bytes]], list[Quality]]:
         indices = [places[region.x, region.y] for region in batch.regions]
         measured = [Quality.of(batch.images, self.grid.spec.mpp)] if self.qc.limits else []
         good = self.qc.passes(measured[0]) if measured else np.ones(len(indices), np.bool_)
-        kept = [
-            (index, self._tile(index) if self.passed[index] else encode(image, self.encoding, self.quality))
-            for index, image, fine in zip(indices, batch.images, good, strict=True)
-            if fine
-        ]
-        return kept, measured
+        chosen = zip(indices, batch.images, good, strict=True)
+        return [(index, self._data(index, image)) for index, image, fine in chosen if fine], measured
+
+    def _data(self, index: int, image: Pixels) -> bytes:
+        if self.encoding is None or self.passed[index]:
+            return self._tile(index)
+        return encode(image, self.encoding, self.quality)
 
 
 def _bands(grid: TileGrid, indices: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
