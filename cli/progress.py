@@ -94,7 +94,7 @@ class _Lines:
 
     def progress(self, entry: SlideEntry, done: int, total: int) -> None:
         if total >= 20 and done % (total // 10) == 0 and 0 < done < total:
-            self._say(f"{entry.slide_id}: {done} of {total} super-tiles")
+            self._say(f"{entry.slide_id}: {done} of {total} parts")
 
     def finished(self, entry: SlideEntry, record: dict[str, Any], *, kept: bool) -> None:
         ended = next(self._ended)
