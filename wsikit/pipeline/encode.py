@@ -25,7 +25,7 @@ from wsikit.patches import Encoding
 from wsikit.patches.images import encode
 from wsikit.predictions import Batch
 from wsikit.quality import ANY_QUALITY, Quality, QualityFilter
-from wsikit.slides import BadTile, Pixels, Slide
+from wsikit.slides import SCALED, BadTile, Pixels, Slide
 from wsikit.slides.tiles import TileReader
 from wsikit.streaming import STRIP, batches
 from wsikit.tiling import TileGrid
@@ -39,7 +39,9 @@ Result = TypeVar("Result")
 
 
 def own_level(slide: Slide, mpp: float) -> Level | None:
-    """The level whose own pixels a lattice is; None where pixels are resampled."""
+    """The stored level whose own pixels a lattice is; None where pixels are resampled or decoded at a reduced size."""
+    if slide.reader.name == SCALED:
+        return None
     return next((level for level in slide.levels if level.mpp == mpp), None)
 
 

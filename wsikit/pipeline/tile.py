@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -112,8 +112,11 @@ def plan_tiling(entries: Sequence[SlideEntry], out: Path, config: TileConfig) ->
             yield f"{entry.slide_id}: done, kept"
         else:
             try:
-                with open_slide(entry.path, entry.mpp or config.mpp_override) as slide:
-                    windows = choose_windows(slide, entry, config, tissue_of(slide, entry, config))
+                with (
+                    open_slide(entry.path, entry.mpp or config.mpp_override) as slide,
+                    for_pixels(slide, config) as source,
+                ):
+                    windows = choose_windows(source, entry, config, tissue_of(slide, entry, config))
                     line = f"{slide.width}x{slide.height} px at {slide.mpp:.4g} um/px ({slide.reader.name}), {windows}"
             except WsikitError as error:
                 yield f"{entry.slide_id}: would fail ({error.code}): {error}"
@@ -147,6 +150,20 @@ def roi_file_or_none(entry: SlideEntry, config: TileConfig) -> Path | None:
         return None
 
 
+@contextmanager
+def for_pixels(slide: Slide, config: TileConfig) -> Iterator[Slide]:
+    """The slide that patches are read from: where mpp lies between two levels, one that decodes at a reduced size.
+
+    Tissue and pictures are those of the slide itself, as for every other verb.
+    """
+    no_pixels = config.coords is not None or not FORMATS.load(config.format).has_pixels
+    if not config.scaled_decode or no_pixels or own_level(slide, slide.resolve(config.mpp)) is not None:
+        yield slide
+        return
+    with open_slide(slide.path, slide.mpp_override, scaled=True) as scaled:
+        yield scaled
+
+
 def writer_of(entry: SlideEntry, out: Path, config: TileConfig) -> PatchWriter:
     """The writer of a slide's patches."""
     kind = FORMATS.load(config.format)
@@ -178,20 +195,20 @@ class _Tiling:
         config, clock = self.config, Clock()
         with clock("open"):
             opened = open_slide(entry.path, entry.mpp or config.mpp_override)
-        with opened as slide:
+        with opened as slide, for_pixels(slide, config) as source:
             with clock("tissue"):
                 tissue = tissue_of(slide, entry, config)
-                windows = choose_windows(slide, entry, config, tissue)
+                windows = choose_windows(source, entry, config, tissue)
             self._clear(entry, folder)
             write_record(folder, base)
             writer = writer_of(entry, self.out, config)
-            cutting = Cutting(slide, windows, config, self.threads)
+            cutting = Cutting(source, windows, config, self.threads)
             with clock("patches"):
-                cutting.write(writer, patch_set(slide, entry, config, tissue, windows), advance)
+                cutting.write(writer, patch_set(source, entry, config, tissue, windows), advance)
             with clock("picture"):
                 draw(slide, entry.slide_id, tissue, cutting, folder / OVERVIEW)
             name = Path(os.path.relpath(writer.path, folder)).as_posix()
-            return describe(slide, tissue, cutting) | {
+            return describe(source, tissue, cutting) | {
                 "outputs": {name: size_on_disk(writer.path)},
                 "seconds": clock.seconds(),
             }
