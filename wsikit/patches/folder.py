@@ -18,8 +18,8 @@ from typing import ClassVar
 from wsikit.errors import PixelReadError
 from wsikit.patches import PatchRows
 from wsikit.patches.images import SUFFIXES
-from wsikit.patches.record import REMEDY, SETTINGS, TABLE, described, json_bytes, pixel_names, table_bytes
-from wsikit.patches.store import StoreWriter, TabledPatches
+from wsikit.patches.record import REMEDY, pixel_names
+from wsikit.patches.store import StoreWriter, TabledPatches, write_tables
 
 
 class FolderPatches(TabledPatches):
@@ -59,5 +59,4 @@ class FolderWriter(StoreWriter):
 
     def finish(self) -> None:
         """Write the table."""
-        (self.folder / TABLE).write_bytes(table_bytes(self.patches, self.rows, {"file": self._files}))
-        (self.folder / SETTINGS).write_bytes(json_bytes(described(self.patches)))
+        write_tables(self, {"file": self._files})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,10 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsikit.atomic import output_errors, remove, replace_folder, temporary
-from wsikit.errors import OutputError, PixelReadError
+from wsikit.errors import ConfigError, OutputError, PixelReadError
 from wsikit.patches import PatchRows, PatchSet, PatchSource
 from wsikit.patches.images import decode
-from wsikit.patches.record import REMEDY, SETTINGS, TABLE, Rows, Table, patch_set, read_json
+from wsikit.patches.record import (
+    REMEDY,
+    SETTINGS,
+    TABLE,
+    Rows,
+    Table,
+    described,
+    json_bytes,
+    patch_set,
+    read_json,
+    table_bytes,
+)
 from wsikit.slides import Pixels
 
 
@@ -135,15 +147,53 @@ class TabledPatches(StoredPatches):
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.patches = patch_set(read_json(self.path / SETTINGS), self.path)
-        self.table = Table(self.path / TABLE)
-        """``patches.csv``."""
-        self.files = self.table.text("file")
-        """Names of the images, in order."""
-        self.corners: NDArray[np.int64] = self.table.numbers(("corner_x", "corner_y"), np.int64)
-        self.xy: NDArray[np.float64] = self.table.numbers(("x", "y"), np.float64)
-        self.tissue: NDArray[np.float32] = self.table.numbers(("tissue",), np.float32)[:, 0]
-        self.verbatim: NDArray[np.bool_] = self.table.numbers(("verbatim",), np.int64)[:, 0].astype(bool)
+        settings = read_json(self.path / SETTINGS)
+        self.patches = patch_set(settings, self.path)
+        self._count = int(settings.get("count", -1))
+        if not (self.path / TABLE).is_file():
+            raise ConfigError(f"{self.path} has no {TABLE}", code="no_patches", remedy=REMEDY)
 
     def __len__(self) -> int:
-        return len(self.files)
+        return self._count
+
+    @cached_property
+    def table(self) -> Table:
+        """``patches.csv``, read when it is first needed."""
+        table = Table(self.path / TABLE)
+        if len(table) != len(self):
+            raise ConfigError(
+                f"{table.path} has {len(table)} patches, {SETTINGS} says {len(self)}", code="no_patches", remedy=REMEDY
+            )
+        return table
+
+    @cached_property
+    def files(self) -> list[str]:
+        """Names of the images, in order."""
+        return self.table.text("file")
+
+    @cached_property
+    def corners(self) -> NDArray[np.int64]:
+        """(N, 2) on the lattice of ``patches.mpp``."""
+        return self.table.numbers(("corner_x", "corner_y"), np.int64)
+
+    @cached_property
+    def xy(self) -> NDArray[np.float64]:
+        """(N, 2) in level-0 pixels of the full plane."""
+        return self.table.numbers(("x", "y"), np.float64)
+
+    @cached_property
+    def tissue(self) -> NDArray[np.float32]:
+        """(N,) share of the patch that is tissue."""
+        return np.asarray(self.table.numbers(("tissue",), np.float32)[:, 0])
+
+    @cached_property
+    def verbatim(self) -> NDArray[np.bool_]:
+        """(N,) whether the image is the slide's own compressed tile."""
+        return self.table.numbers(("verbatim",), np.int64)[:, 0].astype(np.bool_)
+
+
+def write_tables(writer: StoreWriter, extra: Mapping[str, Sequence[object]]) -> None:
+    """``patches.csv`` and ``patches.json`` of a writer, with the format's own columns."""
+    settings = described(writer.patches) | {"count": len(extra["file"])}
+    (writer.folder / TABLE).write_bytes(table_bytes(writer.patches, writer.rows, extra))
+    (writer.folder / SETTINGS).write_bytes(json_bytes(settings))

@@ -23,6 +23,7 @@ import json
 import re
 import tarfile
 import zlib
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
@@ -32,8 +33,8 @@ from numpy.typing import NDArray
 from wsikit.patches import PatchRows
 from wsikit.patches.files import OpenFile, OpenFiles
 from wsikit.patches.images import SUFFIXES
-from wsikit.patches.record import SETTINGS, TABLE, about_slide, described, json_bytes, pixel_names, table_bytes
-from wsikit.patches.store import StoreWriter, TabledPatches
+from wsikit.patches.record import about_slide, pixel_names
+from wsikit.patches.store import StoreWriter, TabledPatches, write_tables
 
 SHARD = 4096
 """Patches in a tar file: about 150 MB of JPEG at 256 px; the library's users take 100 MB to 1 GB."""
@@ -45,8 +46,14 @@ class WebDatasetPatches(TabledPatches):
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
         self._tars = OpenFiles(OpenFile)
-        self._shards = self.table.text("shard")
-        self._spans: NDArray[np.int64] = self.table.numbers(("offset", "length", "crc32"), np.int64)
+
+    @cached_property
+    def _shards(self) -> list[str]:
+        return self.table.text("shard")
+
+    @cached_property
+    def _spans(self) -> NDArray[np.int64]:
+        return self.table.numbers(("offset", "length", "crc32"), np.int64)
 
     def place(self, index: int) -> str:
         """Path of the tar file and name in it."""
@@ -125,8 +132,7 @@ class WebDatasetWriter(StoreWriter):
     def finish(self) -> None:
         """Close the last tar file and write the table."""
         self.stop()
-        (self.folder / TABLE).write_bytes(table_bytes(self.patches, self.rows, self._columns))
-        (self.folder / SETTINGS).write_bytes(json_bytes(described(self.patches)))
+        write_tables(self, self._columns)
 
     def stop(self) -> None:
         """Close the open tar file."""
