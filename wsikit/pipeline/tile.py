@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from wsikit.atomic import output_errors, remove
 from wsikit.config import TileConfig
-from wsikit.errors import ConfigError, PixelReadError, WsikitError
+from wsikit.errors import ConfigError, PixelReadError, PluginError, WsikitError
 from wsikit.patches import FORMATS, PatchRows, PatchSet, PatchWriter
 from wsikit.pipeline.batch import quality_filter, tissue_of
 from wsikit.pipeline.each import OVERVIEW, Advance, Observer, clear, each_slide, refuse_foreign
@@ -173,8 +173,17 @@ def writer_of(entry: SlideEntry, out: Path, config: TileConfig) -> PatchWriter:
 
 def _own_patterns() -> tuple[str, ...]:
     """Names in a slide's folder that some format writes."""
-    names = [FORMATS.load(name).filename for name in FORMATS if name not in FORMATS.plugins]
-    return (OVERVIEW, ".*.tmp", *(name.split("/", 1)[1] for name in names if name.startswith("{slide_id}/")))
+    inside = (name.removeprefix("{slide_id}/") for name in _filenames())
+    return (OVERVIEW, ".*.tmp", *(name for name in inside if "/" not in name))
+
+
+def _filenames() -> list[str]:
+    """Where the formats put a slide's patches; those of a package that is broken now are nobody's."""
+    found = []
+    for name in FORMATS:
+        with suppress(PluginError):
+            found.append(FORMATS.load(name).filename)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +225,8 @@ class _Tiling:
     def _clear(self, entry: SlideEntry, folder: Path) -> None:
         """Remove what an earlier attempt left, in the slide's folder and beside it."""
         clear(folder, self.own)
-        for name in FORMATS:
-            path = self.out / FORMATS.load(name).filename.format(slide_id=entry.slide_id)
+        for name in _filenames():
+            path = self.out / name.format(slide_id=entry.slide_id)
             with output_errors(path):
                 remove(path)
 
