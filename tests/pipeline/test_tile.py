@@ -119,15 +119,12 @@ def test_only_passing_through_leaves_out_the_padded_patches(tiff: Path, tmp_path
     assert (record["patches"], record["tiles"]["passed"]) == (6, 6)
 
 
-def test_overlapping_windows_are_never_passed_through() -> None:
-    """A third of them would be compressed once less than their neighbours."""
-
-    class Jpeg:
-        background, name, is_field = (255, 255, 255), "jpeg", False
-
-    slide = array_slide(picture(), 0.5, tile=(128, 128))
-    grid = TileGrid.cover(slide, TileSpec(0.5, 128, stride=64))
-    assert not can_pass(slide, grid, 64).any()
+def test_overlapping_windows_are_never_passed_through(tiff: Path) -> None:
+    """A quarter of them would be compressed once less than their neighbours."""
+    with open_slide(tiff) as slide:
+        grid = TileGrid.cover(slide, TileSpec(slide.mpp, 128, stride=64))
+        assert can_pass(slide, grid, 128).sum() == 6
+        assert not can_pass(slide, grid, 64).any()
 
 
 def test_a_tile_that_the_file_leaves_out_is_encoded_background(tmp_path: Path) -> None:
@@ -171,11 +168,13 @@ def test_a_lossless_dataset_is_jpeg_where_every_patch_is_passed_through(tiff: Pa
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name not in FORMATS.plugins])
-def test_any_number_of_threads_gives_the_same_bytes(name: str, cmu: Path, tmp_path: Path) -> None:
+def test_any_number_of_threads_gives_the_same_bytes(name: str, cmu: Path, tiff: Path, tmp_path: Path) -> None:
     found = []
     for threads in (1, 2, 3):
         out = tmp_path / str(threads)
-        record = cut(cmu, out, format=name, size=224, overlap=32, edge="pad", num_workers=threads)
+        # the larger one comes in several batches
+        source, size = (cmu, 224) if name == "zarr" else (tiff, 37)
+        record = cut(source, out, format=name, size=size, overlap=9, edge="pad", **{**WHOLE, "num_workers": threads})
         found.append(everything((out / record["slide_id"] / next(iter(record["outputs"]))).resolve().parent))
     assert found[0] == found[1] == found[2]
     assert found[0]
@@ -221,8 +220,8 @@ def starts(side: int, size: int, step: int, edge: str) -> list[int]:
     return found
 
 
-@settings(max_examples=40)
-@given(st.integers(20, 150), st.integers(20, 150), st.integers(3, 70), st.sampled_from([0.5, 0.8, 1.7]), st.data())
+@settings(max_examples=25)
+@given(st.integers(20, 110), st.integers(20, 110), st.integers(8, 70), st.sampled_from([0.5, 0.8, 1.7]), st.data())
 def test_every_window_comes_once_in_order_with_its_pixels(
     width: int, height: int, size: int, mpp: float, data: st.DataObject
 ) -> None:
@@ -293,15 +292,22 @@ def test_a_slide_without_coordinates_fails(tiff: Path, tmp_path: Path) -> None:
 
 
 def test_scaled_decoding_is_near_area_averaging(pyramid: Path, tmp_path: Path) -> None:
-    scaled = cut(pyramid, tmp_path / "scaled", mpp=1.0, lossless=True)
-    exact = cut(pyramid, tmp_path / "exact", mpp=1.0, lossless=True, scaled_decode=False)
-    a, b = patches_in(tmp_path / "scaled", scaled), patches_in(tmp_path / "exact", exact)
-    assert (scaled["reader"]["name"], a.patches.level) == ("tiff-scaled", None)
-    assert (exact["reader"]["name"], b.patches.level) == ("tiff", None)
-    assert len(a) == len(b) > 5
-    # 0.998 um per px against 1.0: the same place, moved by 0.2 %
-    near = [psnr(a.read(i), b.read(i)) for i in range(2)]
-    assert min(near) > 20
+    record = cut(pyramid, tmp_path, mpp=1.0, lossless=True)
+    source = patches_in(tmp_path, record)
+    assert (record["reader"]["name"], source.patches.level) == ("tiff-scaled", None)
+    assert source.patches.mpp == pytest.approx(0.998)
+    with open_slide(pyramid) as slide:
+        near = [psnr(source.read(i), slide.read(region(source, i))) for i in range(len(source))]
+    assert len(near) > 15
+    assert min(near) > 30
+
+
+def test_without_scaled_decoding_pixels_are_area_averages(pyramid: Path, tmp_path: Path) -> None:
+    record = cut(pyramid, tmp_path, mpp=1.0, lossless=True, scaled_decode=False)
+    source = patches_in(tmp_path, record)
+    assert (record["reader"]["name"], source.patches.mpp) == ("tiff", 1.0)
+    with open_slide(pyramid) as slide:
+        assert all(np.array_equal(source.read(i), slide.read(region(source, i))) for i in range(len(source)))
 
 
 def test_a_quality_filter_leaves_patches_out(cmu: Path, tmp_path: Path) -> None:
@@ -390,7 +396,7 @@ def test_overlapping_patches_lose_all_that_need_a_bad_tile(tiff: Path, tmp_path:
     assert not any(touched)
     with open_slide(tiff) as slide:
         assert all(np.array_equal(source.read(i), slide.read(region(source, i))) for i in range(len(source)))
-    assert len(source) == 7 * 5 - 4 * 3
+    assert len(source) == 7 * 5 - 5 * 3
 
 
 def test_a_slide_of_bad_tiles_fails_and_leaves_nothing(tiff: Path, tmp_path: Path) -> None:
