@@ -112,7 +112,7 @@ class _Shard(OpenFile):
         self.index: NDArray[np.uint64] = np.frombuffer(data, "<u8", per_shard * 2).reshape(per_shard, 2)
         offsets, lengths = self.index[self.index[:, 0] != MISSING].T
         # compared, not added: sums of uint64 wrap
-        if not ((offsets <= room) & (lengths <= np.uint64(room) - offsets) & (lengths > CHECKSUM)).all():
+        if not ((offsets <= room) & (lengths <= np.uint64(room) - offsets) & (lengths >= CHECKSUM)).all():
             raise self.damaged("its index points outside the file")
 
     def chunk(self, place: int) -> memoryview:

@@ -213,7 +213,7 @@ def cut_slides(
 def _cut(
     item: str | Path | Slide | SlideFile, spec: TileSpec, tissue: Callable[[Slide], TissueMask] | None
 ) -> SlidePatches:
-    about: dict[str, str | None] = {}
+    about: dict[str, Any] = {}
     if isinstance(item, str | Path | Slide):
         handle = SlideHandle(item)
         slide_id = handle.path.stem

@@ -30,9 +30,9 @@ RUN = 256
 """Patches of a file that a stream reads one after another."""
 
 Sample = dict[str, Any]
-"""``image`` (H, W, 3) uint8 tensor; ``slide`` id; ``xy`` (2,) float64 tensor, the upper left corner in level-0 pixels of
-the full plane; ``label``, an index into ``labels``, where there are labels. The DataLoader's own collating makes a
-batch of them: (N, H, W, 3), a list, (N, 2), (N,)."""
+"""``image``, a (H, W, 3) uint8 tensor; ``slide``, its id; ``xy``, a (2,) float64 tensor, the upper left corner in
+level-0 pixels of the full plane; ``label``, an index into ``labels``, where there are labels. What the DataLoader
+collates by itself: (N, H, W, 3), a list of N, (N, 2), (N,)."""
 
 
 class PatchDataset(Dataset[Sample]):
