@@ -287,7 +287,7 @@ def test_info_as_json_is_one_object(wsikit: Command, cmu: Path) -> None:
     answer = wsikit("info", cmu, "--json")
     facts = json.loads(answer.out)
     assert answer.code == 0
-    assert (facts["reader"], facts["levels"][0]["width"], facts["levels"][0]["height"]) == ("openslide", 2220, 2967)
+    assert (facts["reader"], facts["levels"][0]["width"], facts["levels"][0]["height"]) == ("tiff", 2220, 2967)
     assert facts["mpp"] == pytest.approx([0.499, 0.499])
 
 

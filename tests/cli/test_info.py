@@ -27,7 +27,13 @@ def slide(tmp_path: Path) -> Path:
 def test_a_slide_shows_its_reader_levels_and_mpp(slide: Path) -> None:
     result = CliRunner().invoke(app, [str(slide)])
     assert result.exit_code == 0
-    for expected in ("openslide", "generic-tiff", "0.5 x 0.5 um per pixel (TIFF XResolution)", "300", "128x128"):
+    for expected in (
+        "reader     tiff\n",
+        "generic-tiff",
+        "0.5 x 0.5 um per pixel (TIFF XResolution)",
+        "300",
+        "128x128",
+    ):
         assert expected in result.output
 
 
@@ -43,7 +49,14 @@ def test_an_image_without_mpp_says_so_and_ends_in_3(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((4, 5, 3), np.uint8)).save(path)
     result = CliRunner().invoke(app, [str(path)])
     assert result.exit_code == 3
-    for expected in ("[red]a.png", "not openslide", "not tiffslide", "missing_mpp", "--mpp-override"):
+    for expected in (
+        "[red]a.png",
+        "not tiff: not a TIFF",
+        "not openslide",
+        "not tiffslide",
+        "missing_mpp",
+        "--mpp-override",
+    ):
         assert expected in result.output
 
 

@@ -25,6 +25,11 @@ CASES = [
     ("tiff", "whole.tif"),
     ("tiff", "fractional.tif"),
     ("tiff", CMU),
+    ("tiff", HE),
+    ("tiff", "odd/boxes.tiff"),
+    ("tiff-scaled", "whole.tif"),
+    ("tiff-scaled", "fractional.tif"),
+    ("tiff-scaled", CMU),
     ("openslide", "whole.tif"),
     ("openslide", "fractional.tif"),
     ("tiffslide", "whole.tif"),
@@ -174,7 +179,7 @@ def test_read_after_close_raises(fresh: Reader) -> None:
         fresh.read(0, 0, 0, 4, 4)
 
 
-@pytest.mark.parametrize("name", ["openslide", "tiffslide", "image"])
+@pytest.mark.parametrize("name", ["tiff", "tiff-scaled", "openslide", "tiffslide", "image"])
 def test_pickled_slide_reads_the_same_in_another_process(name: str, made: Path) -> None:
     file = "field.png" if name == "image" else "whole.tif"
     with open_slide(made / file, mpp=0.4, reader=name) as slide:

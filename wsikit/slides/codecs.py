@@ -14,6 +14,8 @@ NONE, LZW, DEFLATE, OLD_DEFLATE = 1, 5, 8, 32946
 """TIFF compression (tag 259), TIFF 6.0 and Supplement 2."""
 APERIO_YCBCR, APERIO_RGB = 33003, 33005
 """TIFF compression (tag 259) of Aperio's JPEG 2000 codestreams."""
+START = b"\xff\x4f\xff\x51"
+"""SOC and SIZ, with which a codestream begins (ITU T.800, A.2)."""
 MAX_PARTS = 64
 """Most parts ("tiles" of ITU T.800) of one codestream: slides have one, each takes a decoder's memory."""
 
@@ -59,9 +61,14 @@ class Jpeg2000Tiles:
         if not self.rgb:
             out[:] = rgb_of_ycbcr(out)
 
+    @staticmethod
+    def subsampled(data: bytes) -> bool:
+        """Whether a codestream has fewer samples of colour than of brightness."""
+        return data[:4] == START and data[43:51:3] + data[44:51:3] != b"\1" * 6
+
     def check(self, data: bytes) -> None:
         """Raise ValueError unless the header (ITU T.800, A.5.1: SOC, then SIZ) is what the level promises."""
-        if data[:4] != b"\xff\x4f\xff\x51" or len(data) < 51:
+        if data[:4] != START or len(data) < 51:
             raise ValueError("no JPEG 2000 codestream: it does not begin with FF 4F FF 51")
         x1, y1, x0, y0, part_width, part_height = (int.from_bytes(data[i : i + 4], "big") for i in range(8, 32, 4))
         components = int.from_bytes(data[40:42], "big")
@@ -70,7 +77,7 @@ class Jpeg2000Tiles:
                 f"the codestream is {x1 - x0}x{y1 - y0} px, {components} components of {data[42] + 1} bits; "
                 f"the file promises {self.size[0]}x{self.size[1]} px, 3 x 8 bits"
             )
-        if data[43:51:3] + data[44:51:3] != b"\1" * 6:
+        if self.subsampled(data):
             raise ValueError("the codestream's colours are subsampled, which is not read here")
         if not part_width or not part_height or -(-x1 // part_width) * -(-y1 // part_height) > MAX_PARTS:
             raise ValueError(f"the codestream is cut into parts of {part_width}x{part_height} px")
@@ -128,14 +135,29 @@ def plain_codec(page: Any, size: tuple[int, int]) -> Codec | None:
 
 
 def rgb_of_ycbcr(pixels: Pixels) -> Pixels:
-    """(H, W, 3) full-range YCbCr (ITU T.871) to RGB in libjpeg's 16-bit fixed point, as OpenSlide does it."""
-    y, cb, cr = (pixels[..., i].astype(np.int32) - (128 if i else 0) for i in range(3))
-    half = 1 << 15
-    red = y + ((91_881 * cr + half) >> 16)
-    green = y + ((-22_554 * cb - 46_802 * cr + half) >> 16)
-    blue = y + ((116_130 * cb + half) >> 16)
+    """(H, W, 3) full-range YCbCr to RGB by the equations of ITU T.871 in 16-bit fixed point.
+
+    Rounded as OpenSlide rounds: each green product for itself and then the sum, unlike libjpeg (1 apart in 22 of 65,536
+    pairs of Cb and Cr).
+    """
+    y, cb, cr = (pixels[..., i] for i in range(3))
+    brightness = y.astype(np.int32)
+    red = brightness + (_RED_CR[cr] >> 16)
+    green = brightness + ((_GREEN_CB[cb] + _GREEN_CR[cr]) >> 16)
+    blue = brightness + (_BLUE_CB[cb] >> 16)
     rgb: Pixels = np.clip(np.stack([red, green, blue], -1), 0, 255).astype(np.uint8)
     return rgb
+
+
+def _products(factor: float, *, half: bool) -> NDArray[np.int32]:
+    """``factor`` times chroma less 128, in 1/65536, with the half that makes the later shift round."""
+    exact = factor * 65_536 * (np.arange(256) - 128)
+    products: NDArray[np.int32] = (np.rint(exact) + (32_768 if half else 0)).astype(np.int32)
+    return products
+
+
+_RED_CR, _BLUE_CB = _products(1.402, half=True), _products(1.772, half=True)
+_GREEN_CB, _GREEN_CR = _products(-0.34414, half=False), _products(-0.71414, half=True)
 
 
 def _copied(data: bytes, out: NDArray[np.uint8]) -> NDArray[np.uint8]:

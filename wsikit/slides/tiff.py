@@ -6,6 +6,7 @@ import errno
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,6 +95,7 @@ class TiffReader:
         self._associated = described.associated()
         self._scratch = threading.local()
         self._file = _File(self.path)
+        self._refuse_subsampled()
 
     def tile_size(self, level: int) -> tuple[int, int]:
         """(width, height) of the file's tiles."""
@@ -127,7 +129,10 @@ class TiffReader:
         return pixels
 
     def read_tile(self, level: int, column: int, row: int, out: Pixels) -> None:
-        """See ``TileReader.read_tile``."""
+        """See ``TileReader.read_tile``. Raises ValueError where ``out`` is not what it must be."""
+        width, height = self._tables[level].size
+        if out.shape != (height, width, 3) or not out.flags.c_contiguous:
+            raise ValueError(f"out must be a C-contiguous array of {(height, width, 3)}, got {out.shape}")
         data = self._compressed(level, column, row)
         if data is None:
             out[:] = self.background
@@ -194,6 +199,17 @@ class TiffReader:
         if tile is None or tile.shape != (height, width, 3):
             tile = self._scratch.tile = np.empty((height, width, 3), np.uint8)
         return tile
+
+    def _refuse_subsampled(self) -> None:
+        """The first tile of each level shows whether JPEG 2000 has coarser colours, which OpenSlide puts together."""
+        for level, table in enumerate(self._tables):
+            if not isinstance(table.codec, Jpeg2000Tiles):
+                continue
+            row, column = np.unravel_index(int(np.argmax(table.counts > 0)), table.counts.shape)
+            with suppress(PixelReadError):
+                data = self._compressed(level, int(column), int(row))
+                if data is not None and table.codec.subsampled(data):
+                    raise SlideOpenError(f"the JPEG 2000 tiles of level {level} have subsampled colours")
 
 
 class _File:
