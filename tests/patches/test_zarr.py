@@ -133,7 +133,7 @@ def test_an_index_that_points_outside_is_an_error(tmp_path: Path) -> None:
     path = planted(2).write(tmp_path, "zarr", shard=2)
     shard = path / "images" / "c" / "0" / "0" / "0" / "0"
     data = shard.read_bytes()
-    for offset, length in ((0, 2**63), (2**64 - 2, 10), (len(data), 8), (0, 1)):
+    for offset, length in ((0, 2**63), (2**64 - 2, 10), (len(data), 8), (0, 1), (8, 2**64 - 4)):
         index = np.array([[offset, length], [0, 8]], "<u8").tobytes()
         crc = int(google_crc32c.value(index)).to_bytes(4, "little")
         shard.write_bytes(data[: -2 * 16 - 4] + index + crc)
