@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -151,3 +153,22 @@ def test_few_files_are_open_at_a_time(tmp_path: Path) -> None:
     source.close()
     links = [link.resolve() for link in Path("/proc/self/fd").iterdir() if link.exists()]
     assert not [link for link in links if tmp_path in link.parents]
+
+
+def test_a_forked_process_opens_its_own_files(tmp_path: Path) -> None:
+    """Though a thread of the parent holds the lock, which nobody gives back in the child."""
+    wanted = planted(2)
+    source = ZarrPatches(wanted.write(tmp_path, "zarr"))
+    source.read(0)
+    files = source._images._shards
+    mine = files.get(next(iter(files._files)))
+    reading, writing = os.pipe()
+    with files._lock:
+        if os.fork() == 0:
+            signal.alarm(10)
+            theirs = files.get(mine.path)
+            os.write(writing, b"1" if theirs is not mine and source.read(1).any() else b"0")
+            os._exit(0)
+    os.close(writing)
+    os.wait()
+    assert os.read(reading, 1) == b"1"
