@@ -328,3 +328,19 @@ def test_the_bytes_of_a_patch_are_kept(name: str, tmp_path: Path) -> None:
     source: Any = FORMATS.load(name).source(replace(wanted, rows=replace(wanted.rows, data=data)).write(tmp_path, name))
     assert [bytes(source.data(index)) for index in range(4)] == data
     assert source.patches.encoding == "jpeg"
+
+
+@pytest.mark.parametrize("name", ["zarr", "webdataset"])
+def test_a_flipped_bit_in_a_jpeg_is_noticed(name: str, tmp_path: Path) -> None:
+    """The decoder would show other pixels and say nothing."""
+    wanted = planted(2, encoding="jpeg")
+    data = [encode(image, "jpeg", 80) for image in wanted.images]
+    path = replace(wanted, rows=replace(wanted.rows, data=data)).write(tmp_path, name)
+    file = next(p for p in sorted(path.rglob("*")) if p.is_file() and data[0] in p.read_bytes())
+    whole = file.read_bytes()
+    at = whole.index(data[0]) + len(data[0]) - 40
+    file.write_bytes(_flipped(whole, at))
+    source = open_patches(path)
+    with pytest.raises(PixelReadError, match="changed"):
+        source.read(0)
+    assert source.read(1).shape == (SIDE, SIDE, 3)

@@ -127,6 +127,17 @@ def test_files_of_trident_are_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(source.read(1), plane[16:48, 32:64])
 
 
+def test_folders_of_clam_and_trident_are_datasets(tmp_path: Path) -> None:
+    (tmp_path / "patches").mkdir()
+    clam(tmp_path / "patches" / "a.h5", 0)
+    foreign(tmp_path / "patches" / "b_patches.h5", COORDS, patch_size=32, patch_size_level0=32)
+    slides = {name: array_slide(PIXELS, 0.25, path=f"{name}.svs") for name in ("a", "b")}
+    found = open_dataset(tmp_path, slides=slides)
+    assert [source.patches.slide_id for source in found] == ["a", "b"]
+    for source in found:
+        np.testing.assert_array_equal(source.read(1), PIXELS[32:64, 64:96])
+
+
 def test_features_of_an_embed_run_are_coordinates_too(tmp_path: Path) -> None:
     """Their attributes are TRIDENT's."""
     path = foreign(tmp_path / "features.h5", COORDS, patch_size=32, patch_size_level0=32)

@@ -177,6 +177,7 @@ def test_a_slide_is_opened_again_in_another_process(pyramid: Path) -> None:
     if os.fork() == 0:
         os.write(writing, b"1" if handle.get() is not mine else b"0")
         os._exit(0)
+    os.close(writing)
     os.wait()
     assert os.read(reading, 1) == b"1"
     handle.close()

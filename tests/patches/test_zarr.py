@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -133,7 +135,7 @@ def test_an_index_that_points_outside_is_an_error(tmp_path: Path) -> None:
     path = planted(2).write(tmp_path, "zarr", shard=2)
     shard = path / "images" / "c" / "0" / "0" / "0" / "0"
     data = shard.read_bytes()
-    for offset, length in ((0, 2**63), (2**64 - 2, 10), (len(data), 8), (0, 1)):
+    for offset, length in ((0, 2**63), (2**64 - 2, 10), (len(data), 8), (0, 1), (8, 2**64 - 4)):
         index = np.array([[offset, length], [0, 8]], "<u8").tobytes()
         crc = int(google_crc32c.value(index)).to_bytes(4, "little")
         shard.write_bytes(data[: -2 * 16 - 4] + index + crc)
@@ -151,3 +153,22 @@ def test_few_files_are_open_at_a_time(tmp_path: Path) -> None:
     source.close()
     links = [link.resolve() for link in Path("/proc/self/fd").iterdir() if link.exists()]
     assert not [link for link in links if tmp_path in link.parents]
+
+
+def test_a_forked_process_opens_its_own_files(tmp_path: Path) -> None:
+    """Though a thread of the parent holds the lock, which nobody gives back in the child."""
+    wanted = planted(2)
+    source = ZarrPatches(wanted.write(tmp_path, "zarr"))
+    source.read(0)
+    files = source._images._shards
+    mine = files.get(next(iter(files._files)))
+    reading, writing = os.pipe()
+    with files._lock:
+        if os.fork() == 0:
+            signal.alarm(10)
+            theirs = files.get(mine.path)
+            os.write(writing, b"1" if theirs is not mine and source.read(1).any() else b"0")
+            os._exit(0)
+    os.close(writing)
+    os.wait()
+    assert os.read(reading, 1) == b"1"

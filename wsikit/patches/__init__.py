@@ -161,16 +161,18 @@ def open_patches(
 
 
 def _format_of(path: Path) -> str:
-    names = {name: Path(FORMATS.load(name).filename.format(slide_id="*")).name for name in FORMATS}
-    found = next((name for name, pattern in names.items() if path.match(pattern)), None)
-    if found is None or not path.exists():
-        raise ConfigError(
-            f"{path} {'is no dataset of patches by its name' if path.exists() else 'does not exist'}; they are called "
-            f"{', '.join(names.values())}",
-            code="no_patches",
-            remedy="give the patches of one slide, or the format",
-        )
-    return found
+    names = []
+    for name in FORMATS if path.exists() else ():
+        names.append(Path(FORMATS.load(name).filename.format(slide_id="*")).name)
+        if path.match(names[-1]):
+            return name
+    raise ConfigError(
+        f"{path} is no dataset of patches by its name; they are called {', '.join(names)}"
+        if names
+        else f"{path} does not exist",
+        code="no_patches",
+        remedy="give the patches of one slide, or the format",
+    )
 
 
 def open_dataset(
@@ -181,7 +183,8 @@ def open_dataset(
     Args:
         out: the folder.
         format: a name of ``FORMATS``; needed where the folder holds more than one.
-        slides: slide id -> slide or its path, for formats that hold no pixels.
+        slides: slide id -> slide or its path, for formats that hold no pixels. TRIDENT's ``s1_patches.h5`` is of
+            slide s1.
 
     Raises:
         ConfigError: code no_patches (none there) or two_formats; what ``open_patches`` raises.
@@ -200,7 +203,8 @@ def open_dataset(
             f"{out} holds patches as {' and as '.join(found)}", code="two_formats", remedy="say which format is meant"
         )
     [(name, paths)] = found.items()
-    return [open_patches(path, name, slide=(slides or {}).get(slide_id)) for slide_id, path in sorted(paths.items())]
+    known = {f"{slide_id}{end}": slide for slide_id, slide in (slides or {}).items() for end in ("_patches", "")}
+    return [open_patches(path, name, slide=known.get(slide_id)) for slide_id, path in sorted(paths.items())]
 
 
 def _paths(out: Path, filename: str) -> dict[str, Path]:

@@ -203,7 +203,7 @@ def _file(patches: PatchSet, rows: Rows) -> bytes:
 
 
 def _level(patches: PatchSet) -> Level | None:
-    """The level that the patches are pixels of; its size to the pixel, or one less where its writer rounded down."""
+    """The level that the patches are pixels of; its size is within a pixel, since scanners round down or up."""
     if patches.level is None:
         return None
     downsample = patches.mpp / patches.slide_mpp

@@ -17,7 +17,7 @@ AT_ONCE = 16
 
 
 class OpenFile:
-    """A file that is read by ``pread``, which shares no position: threads and forked processes may use it at once.
+    """A file that is read by ``pread``, which shares no position: threads may use it at once.
 
     Raises PixelReadError where it cannot be opened.
     """
@@ -55,17 +55,26 @@ File = TypeVar("File", bound=OpenFile)
 class OpenFiles(Generic[File]):
     """The files that were used last. One that is dropped is closed when the last thread that reads from it is done.
 
+    A forked process opens its own.
+
     Args:
         opened: makes an open file of a path.
     """
 
     def __init__(self, opened: Callable[[Path], File]) -> None:
         self._opened = opened
-        self._lock = threading.Lock()
+        self._begin()
+
+    def _begin(self) -> None:
         self._files: OrderedDict[Path, File] = OrderedDict()
+        self._lock = threading.Lock()
+        self._process = os.getpid()
 
     def get(self, path: Path) -> File:
         """The open file. Raises what opening it raises."""
+        if self._process != os.getpid():
+            # the lock may be held by a thread that is not here
+            self._begin()
         with self._lock:
             file = self._files.get(path)
             if file is None:

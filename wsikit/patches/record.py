@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -144,25 +144,28 @@ class Table:
         self.path = path
         try:
             with path.open(encoding="utf-8", newline="") as file:
-                self._rows = list(csv.DictReader(file))
+                header, *rows = list(csv.reader(file)) or [[]]
         except (OSError, ValueError, csv.Error) as error:
             raise ConfigError(f"{path} cannot be read: {error}", code="no_patches", remedy=REMEDY) from error
+        short = next((number for number, row in enumerate(rows, 2) if len(row) != len(header)), None)
+        if short is not None:
+            raise ConfigError(f"{path}, line {short} is not whole", code="no_patches", remedy=REMEDY)
+        self._rows, self._header = rows, header
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def text(self, name: str) -> list[str]:
         """One column as it stands."""
-        values = [row.get(name) for row in self._rows]
-        if None in values:
-            line = values.index(None) + 2
-            raise ConfigError(f"{self.path}, line {line}: no column {name!r}", code="no_patches", remedy=REMEDY)
-        return [value for value in values if value is not None]
+        if name not in self._header:
+            raise ConfigError(f"{self.path} has no column {name!r}", code="no_patches", remedy=REMEDY)
+        index = self._header.index(name)
+        return [row[index] for row in self._rows]
 
-    def numbers(self, names: Iterable[str], dtype: type) -> NDArray[Any]:
+    def numbers(self, names: Sequence[str], dtype: type) -> NDArray[Any]:
         """(N, len(names)) of columns."""
         try:
             values: list[NDArray[Any]] = [np.array(self.text(name), dtype=str).astype(dtype) for name in names]
         except ValueError as error:
             raise ConfigError(f"{self.path}: {error}", code="no_patches", remedy=REMEDY) from error
-        return np.stack(values, axis=1) if len(self) else np.empty((0, len(values)), dtype)
+        return np.stack(values, axis=1) if len(self) else np.empty((0, len(names)), dtype)

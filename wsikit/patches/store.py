@@ -157,39 +157,50 @@ class TabledPatches(StoredPatches):
         return self._count
 
     @cached_property
-    def table(self) -> Table:
-        """``patches.csv``, read when it is first needed."""
+    def columns(self) -> dict[str, Any]:
+        """What is needed of ``patches.csv``, which is read when any of it is: some 200 bytes a patch stay in memory."""
         table = Table(self.path / TABLE)
         if len(table) != len(self):
             raise ConfigError(
                 f"{table.path} has {len(table)} patches, {SETTINGS} says {len(self)}", code="no_patches", remedy=REMEDY
             )
-        return table
+        return self.take(table)
 
-    @cached_property
+    def take(self, table: Table) -> dict[str, Any]:
+        """The columns to keep."""
+        return {
+            "file": table.text("file"),
+            "corners": table.numbers(("corner_x", "corner_y"), np.int64),
+            "xy": table.numbers(("x", "y"), np.float64),
+            "tissue": table.numbers(("tissue",), np.float32)[:, 0],
+            "verbatim": table.numbers(("verbatim",), np.int64)[:, 0] == 1,
+        }
+
+    @property
     def files(self) -> list[str]:
         """Names of the images, in order."""
-        return self.table.text("file")
+        found: list[str] = self.columns["file"]
+        return found
 
-    @cached_property
+    @property
     def corners(self) -> NDArray[np.int64]:
         """(N, 2) on the lattice of ``patches.mpp``."""
-        return self.table.numbers(("corner_x", "corner_y"), np.int64)
+        return np.asarray(self.columns["corners"])
 
-    @cached_property
+    @property
     def xy(self) -> NDArray[np.float64]:
         """(N, 2) in level-0 pixels of the full plane."""
-        return self.table.numbers(("x", "y"), np.float64)
+        return np.asarray(self.columns["xy"])
 
-    @cached_property
+    @property
     def tissue(self) -> NDArray[np.float32]:
         """(N,) share of the patch that is tissue."""
-        return np.asarray(self.table.numbers(("tissue",), np.float32)[:, 0])
+        return np.asarray(self.columns["tissue"])
 
-    @cached_property
+    @property
     def verbatim(self) -> NDArray[np.bool_]:
         """(N,) whether the image is the slide's own compressed tile."""
-        return self.table.numbers(("verbatim",), np.int64)[:, 0].astype(np.bool_)
+        return np.asarray(self.columns["verbatim"])
 
 
 def write_tables(writer: StoreWriter, extra: Mapping[str, Sequence[object]]) -> None:

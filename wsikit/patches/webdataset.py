@@ -21,19 +21,18 @@ from __future__ import annotations
 import io
 import json
 import re
+import sys
 import tarfile
 import zlib
-from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from wsikit.patches import PatchRows
 from wsikit.patches.files import OpenFile, OpenFiles
 from wsikit.patches.images import SUFFIXES
-from wsikit.patches.record import about_slide, pixel_names
+from wsikit.patches.record import Table, about_slide, pixel_names
 from wsikit.patches.store import StoreWriter, TabledPatches, write_tables
 
 SHARD = 4096
@@ -47,22 +46,20 @@ class WebDatasetPatches(TabledPatches):
         super().__init__(path)
         self._tars = OpenFiles(OpenFile)
 
-    @cached_property
-    def _shards(self) -> list[str]:
-        return self.table.text("shard")
-
-    @cached_property
-    def _spans(self) -> NDArray[np.int64]:
-        return self.table.numbers(("offset", "length", "crc32"), np.int64)
+    def take(self, table: Table) -> dict[str, Any]:
+        """The columns to keep, and where images are in the tar files."""
+        shards = list(map(sys.intern, table.text("shard")))  # few names, many times
+        spans = {"shard": shards, "spans": table.numbers(("offset", "length", "crc32"), np.int64)}
+        return super().take(table) | spans
 
     def place(self, index: int) -> str:
         """Path of the tar file and name in it."""
-        return f"{self.path / self._shards[index]}: {self.files[index]}"
+        return f"{self.path / self.columns['shard'][index]}: {self.files[index]}"
 
     def data(self, index: int) -> bytes:
         """The encoded patch. Raises as ``read``."""
-        offset, length, checksum = self._spans[index].tolist()
-        tar = self._tars.get(self.path / self._shards[index])
+        offset, length, checksum = self.columns["spans"][index].tolist()
+        tar = self._tars.get(self.path / self.columns["shard"][index])
         data = tar.read(length, offset)
         if len(data) < length or zlib.crc32(data) != checksum:
             raise tar.damaged(f"the bytes of {self.files[index]} have changed since they were written")
