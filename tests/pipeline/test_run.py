@@ -28,9 +28,9 @@ from wsikit.slides import Slide, open_slide
 from wsikit.tissue import TissueMask
 
 
-def nuclei_of(path: Path, out: Path, **options: Any) -> tuple[bytes, RunReport]:
+def nuclei_of(path: Path, out: Path, reader: str | None = None, **options: Any) -> tuple[bytes, RunReport]:
     sink = GeoJSONSink(out / "objects.geojson.gz")
-    with open_slide(path) as slide:
+    with open_slide(path, reader=reader) as slide:
         report = run(slide, load_predictor("nuclei"), sink, **options)
     assert_qupath(sink.path)
     return gzip.decompress(sink.path.read_bytes()), report
@@ -46,6 +46,7 @@ def test_nuclei_of_a_real_slide_are_the_same_bytes_however_it_is_read(
     assert report.merged.seam_conflicts == 0
     assert nuclei_of(path, tmp_path, supertile=1024, batch_size=1)[0] == first
     assert nuclei_of(path, tmp_path, supertile=2048, workers=2)[0] == first
+    assert nuclei_of(path, tmp_path, reader="openslide")[0] == first
     with workers(2, processes=True) as client:
         assert nuclei_of(path, tmp_path, supertile=1024, client=client)[0] == first
 
