@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import TypeVar
 
 import numpy as np
@@ -65,6 +65,36 @@ def can_pass(slide: Slide, grid: TileGrid, step: int) -> NDArray[np.bool_]:
 
 
 @dataclass(slots=True)
+class _OwnTiles:
+    """The compressed tiles of the file that windows of a grid are."""
+
+    reader: TileReader
+    level: Level
+    side: int
+    places: list[list[int]]
+    """Column and row of each window's tile."""
+
+    @classmethod
+    def of(cls, slide: Slide, grid: TileGrid) -> _OwnTiles:
+        """For windows that ``can_pass``: looked up once, since asking whether a reader has tiles takes 40 us."""
+        level = own_level(slide, grid.spec.mpp)
+        assert isinstance(slide.reader, TileReader)
+        assert level is not None
+        return cls(slide.reader, level, grid.spec.patch, (grid.corners // grid.spec.patch).tolist())
+
+    def read(self, index: int) -> bytes:
+        """Raises PixelReadError where its header tells that it is damaged."""
+        data = self.reader.tile_jpeg(self.level.index, *self.places[index])
+        assert data is not None, "can_pass leaves out tiles that are not there"
+        return data
+
+    def bad_tile(self, index: int) -> BadTile:
+        """The tile, as one that cannot be used."""
+        x, y = (place * self.side for place in self.places[index])
+        return BadTile(self.level.index, (x, y, self.side, self.side), self.level.downsample)
+
+
+@dataclass
 class PatchEncoder:
     """Iterates over (index of the window, encoded patch) by index; afterwards says what was left out.
 
@@ -93,29 +123,16 @@ class PatchEncoder:
         with _pool(self.threads) as pool:
             yield from heapq.merge(self._as_they_are(~decoded), self._encoded(decoded, pool))
 
+    @cached_property
+    def _tiles(self) -> _OwnTiles:
+        return _OwnTiles.of(self.slide, self.grid)
+
     def _as_they_are(self, wanted: NDArray[np.bool_]) -> Iterator[tuple[int, bytes]]:
         for index in np.flatnonzero(wanted).tolist():
             try:
-                yield index, self._tile(index)
+                yield index, self._tiles.read(index) if self.encoding else b""
             except PixelReadError:
-                self.bad.append(self._bad_tile(index))
-
-    def _tile(self, index: int) -> bytes:
-        if self.encoding is None:
-            return b""
-        reader, level = self.slide.reader, own_level(self.slide, self.grid.spec.mpp)
-        assert isinstance(reader, TileReader)
-        assert level is not None
-        column, row = (self.grid.corners[index] // self.grid.spec.patch).tolist()
-        data = reader.tile_jpeg(level.index, column, row)
-        assert data is not None, "can_pass leaves out tiles that are not there"
-        return data
-
-    def _bad_tile(self, index: int) -> BadTile:
-        level = own_level(self.slide, self.grid.spec.mpp)
-        assert level is not None
-        x, y = self.grid.corners[index].tolist()
-        return BadTile(level.index, (x, y, self.grid.spec.patch, self.grid.spec.patch), level.downsample)
+                self.bad.append(self._tiles.bad_tile(index))
 
     def _encoded(self, wanted: NDArray[np.bool_], pool: ThreadPoolExecutor | None) -> Iterator[tuple[int, bytes]]:
         for band in _bands(self.grid, np.flatnonzero(wanted)):
@@ -136,9 +153,9 @@ class PatchEncoder:
         return [(index, self._data(index, image)) for index, image, fine in chosen if fine], measured
 
     def _data(self, index: int, image: Pixels) -> bytes:
-        if self.encoding is None or self.passed[index]:
-            return self._tile(index)
-        return encode(image, self.encoding, self.quality)
+        if self.encoding is None:
+            return b""
+        return self._tiles.read(index) if self.passed[index] else encode(image, self.encoding, self.quality)
 
 
 def _bands(grid: TileGrid, indices: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
