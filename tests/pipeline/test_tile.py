@@ -424,6 +424,27 @@ def test_a_writer_that_fails_leaves_nothing(tiff: Path, tmp_path: Path) -> None:
     assert cut(tiff, tmp_path / "out", size=100, **WHOLE)["status"] == "complete"
 
 
+def test_cutting_that_fails_aborts_its_writer(tiff: Path, tmp_path: Path) -> None:
+    from wsikit.patches.zarr import ZarrPatchWriter
+
+    config = TileConfig(size=100, **WHOLE)
+    with open_slide(tiff) as slide:
+        tissue = TissueMask.whole(slide)
+        entry = SlideEntry("one", tiff)
+        windows = choose_windows(slide, entry, config, tissue)
+
+        def interrupt(done: int, total: int) -> None:
+            if done < total and list(tmp_path.glob(".*.tmp/images/c/*")):
+                raise KeyboardInterrupt
+
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("wsikit.pipeline.tile.ROWS", 2)
+            cutting = Cutting(slide, windows, config)
+            writer = ZarrPatchWriter(tmp_path / "patches.zarr")
+            cutting.write(writer, patch_set(slide, entry, config, tissue, windows), interrupt)
+    assert {path.name for path in tmp_path.iterdir()} == {"slides"}
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
