@@ -24,7 +24,7 @@ from wsikit.geometry import Region, TileSpec
 from wsikit.patches import FORMATS, PatchRows, PatchSource, open_patches
 from wsikit.pipeline.encode import PatchEncoder, can_pass
 from wsikit.pipeline.inputs import SlideEntry, find_slides
-from wsikit.pipeline.tile import plan_tiling, tile_many
+from wsikit.pipeline.tile import Cutting, patch_set, plan_tiling, tile_many
 from wsikit.pipeline.windows import choose_windows
 from wsikit.slides import open_slide
 from wsikit.slides.array import array_slide
@@ -424,7 +424,7 @@ def test_a_writer_that_fails_leaves_nothing(tiff: Path, tmp_path: Path) -> None:
     assert cut(tiff, tmp_path / "out", size=100, **WHOLE)["status"] == "complete"
 
 
-def test_cutting_that_fails_aborts_its_writer(tiff: Path, tmp_path: Path) -> None:
+def test_cutting_that_fails_aborts_its_writer(tiff: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from wsikit.patches.zarr import ZarrPatchWriter
 
     config = TileConfig(size=100, **WHOLE)
@@ -437,11 +437,10 @@ def test_cutting_that_fails_aborts_its_writer(tiff: Path, tmp_path: Path) -> Non
             if done < total and list(tmp_path.glob(".*.tmp/images/c/*")):
                 raise KeyboardInterrupt
 
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr("wsikit.pipeline.tile.ROWS", 2)
-            cutting = Cutting(slide, windows, config)
-            writer = ZarrPatchWriter(tmp_path / "patches.zarr")
-            cutting.write(writer, patch_set(slide, entry, config, tissue, windows), interrupt)
+        monkeypatch.setattr("wsikit.pipeline.tile.ROWS", 2)
+        cutting, patches = Cutting(slide, windows, config), patch_set(slide, entry, config, tissue, windows)
+        with pytest.raises(KeyboardInterrupt):
+            cutting.write(ZarrPatchWriter(tmp_path / "patches.zarr"), patches, interrupt)
     assert {path.name for path in tmp_path.iterdir()} == {"slides"}
 
 
