@@ -17,10 +17,10 @@ def config() -> None:
 
 @config_app.command("init")
 def init(
-    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("run.yaml"),
+    path: Annotated[Path, typer.Argument(help="File to write; tile.yaml is one for `wsikit tile`.")] = Path("run.yaml"),
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace the file if it is there.")] = False,
 ) -> None:
-    """Write a configuration file with every option, its default and what it means."""
+    """Write a configuration file with every option, its default and what it means: of `run`, or of `tile`."""
     from importlib.resources import files
 
     from wsikit.errors import ConfigError, OutputError
@@ -28,7 +28,8 @@ def init(
     if path.exists() and not force:
         raise ConfigError(f"{path} is there already; --force replaces it")
     try:
-        path.write_text(files("wsikit.configs").joinpath("run.yaml").read_text("utf-8"), "utf-8")
+        verb = "tile" if path.name == "tile.yaml" else "run"
+        path.write_text(files("wsikit.configs").joinpath(f"{verb}.yaml").read_text("utf-8"), "utf-8")
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}") from error
-    print(f"wrote {path}; use it with: wsikit run -c {path} -i SLIDES -o OUT")
+    print(f"wrote {path}; use it with: wsikit {verb} -c {path} -i SLIDES -o OUT")

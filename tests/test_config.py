@@ -9,10 +9,12 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from wsikit.config import RunConfig, load_config
+from wsikit.config import RunConfig, TileConfig, load_config
 from wsikit.errors import ConfigError
 
-TEMPLATE = files("wsikit.configs").joinpath("run.yaml").read_text("utf-8")
+TEMPLATES = {name: files("wsikit.configs").joinpath(name).read_text("utf-8") for name in ("run.yaml", "tile.yaml")}
+TEMPLATE = TEMPLATES["run.yaml"]
+KINDS = {"run.yaml": RunConfig, "tile.yaml": TileConfig}
 
 
 @pytest.fixture
@@ -22,20 +24,22 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_template_holds_the_defaults(tmp_path: Path) -> None:
-    path = tmp_path / "run.yaml"
-    path.write_text(TEMPLATE, "utf-8")
-    assert load_config(RunConfig, path) == RunConfig()
+@pytest.mark.parametrize("name", KINDS)
+def test_the_template_holds_the_defaults(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text(TEMPLATES[name], "utf-8")
+    assert load_config(KINDS[name], path) == KINDS[name]()
 
 
-def test_the_template_holds_every_option() -> None:
+@pytest.mark.parametrize("name", KINDS)
+def test_the_template_holds_every_option(name: str) -> None:
     # provenance is written by runs, not by people
-    assert set(yaml.safe_load(TEMPLATE)) == set(RunConfig.model_fields) - {"provenance"}
+    assert set(yaml.safe_load(TEMPLATES[name])) == set(KINDS[name].model_fields) - {"provenance"}
 
 
-@pytest.mark.parametrize("key", sorted(yaml.safe_load(TEMPLATE)))
-def test_every_option_of_the_template_says_what_it_is(key: str) -> None:
-    lines = TEMPLATE.splitlines()
+@pytest.mark.parametrize(("name", "key"), [(name, key) for name in KINDS for key in yaml.safe_load(TEMPLATES[name])])
+def test_every_option_of_the_template_says_what_it_is(name: str, key: str) -> None:
+    lines = TEMPLATES[name].splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith(f"{key}:"))
     assert lines[at - 1].startswith("# ")
 
@@ -88,7 +92,7 @@ def test_an_unknown_key_in_a_file_is_refused(file: Path) -> None:
 
 
 def test_a_far_key_lists_the_keys() -> None:
-    with pytest.raises(ConfigError, match=r"'zzz'; the keys are: model, mpp, "):
+    with pytest.raises(ConfigError, match=r"'zzz'; the keys are: mpp_override, "):
         load_config(RunConfig, None, ["zzz=3"])
 
 
@@ -143,3 +147,20 @@ def test_a_configuration_written_out_loads_again(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(chosen.model_dump(mode="json"), allow_unicode=True), "utf-8")
     assert load_config(RunConfig, path) == chosen
+
+
+@pytest.mark.parametrize(("text", "value"), [("off", "off"), ("auto", "auto"), ("on", "auto")])
+def test_a_bare_off_is_off(text: str, value: str) -> None:
+    """YAML takes it for false."""
+    assert load_config(TileConfig, overrides=[f"skip_glass={text}"]).skip_glass == value
+
+
+@pytest.mark.parametrize("key", ["num_workers=2", "roi=a.geojson", "coords=there"])
+def test_speed_and_places_of_files_are_no_parameters_of_patches(key: str) -> None:
+    assert load_config(TileConfig, overrides=[key]).result_parameters() == TileConfig().result_parameters()
+
+
+@pytest.mark.parametrize("size", ["0", "-3", "nativ", "1.5"])
+def test_a_size_of_patches_is_a_number_or_native(size: str) -> None:
+    with pytest.raises(ConfigError, match="size"):
+        load_config(TileConfig, overrides=[f"size={size}"])
