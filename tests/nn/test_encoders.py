@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from tests.nn.conftest import hub_folder, weights
 from wsikit.errors import ConfigError, PredictionError, UnknownNameError
 from wsikit.geometry import Region
-from wsikit.nn.encoders import CPU_BATCH, NetworkEncoder, load_encoder
+from wsikit.nn.device import CPU_BATCH
+from wsikit.nn.encoders import NetworkEncoder, load_encoder
 from wsikit.nn.weights import sha256
 from wsikit.predictions import Batch, Encoder
 
@@ -39,7 +40,7 @@ def direct(module: Any, encoder: NetworkEncoder, batch: Batch) -> np.ndarray[Any
     """The vectors by the network alone, in passes of the encoder's size."""
     torch.set_num_threads(1)
     with torch.inference_mode():
-        return module.eval()(encoder.preprocess(batch.images, torch.device("cpu"))).numpy()  # type: ignore[no-any-return]
+        return module.eval()(encoder.preprocess(torch.from_numpy(batch.images))).numpy()  # type: ignore[no-any-return]
 
 
 def small(folder: Path, **options: Any) -> NetworkEncoder:

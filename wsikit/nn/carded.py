@@ -31,7 +31,7 @@ class Graph(Protocol):
         ...
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The output for (batch, H, W, 3) RGB."""
+        """The output for (N, H, W, 3) RGB, N at least 1, made in passes of one size."""
         ...
 
 
@@ -68,24 +68,20 @@ class _Carded:
         """The um per px seen, beside those that the model was made for."""
         return {} if self.mpp is None else {"mpp_um": self.mpp, "card_mpp_um": self.card.mpp}
 
+    @property
+    def batch(self) -> int:
+        """Patches in a pass."""
+        return self.graph.batch
+
     def prepare(self, slide: Slide, tissue: TissueMask) -> Self:
         """Bind the resolution. Raises ConfigError where the slide's nearest is more than 10 % off the card's."""
         mpp = slide.resolve(self.tile.mpp)
         self.card.check_mpp(mpp)
         return replace(self, mpp=mpp)
 
-    def _outputs(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The output for any number of patches, in passes of the one size that the graph takes."""
-        size, parts = self.graph.batch, []
-        for start in range(0, len(images), size):
-            part = images[start : start + size]
-            padded = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), np.uint8)])
-            parts.append(self.graph(padded)[: len(part)])
-        return np.concatenate(parts)
-
     def _scores(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, K) or (N, K, H, W) scores in [0, 1] of the labels."""
-        output = self._outputs(images)
+        output = self.graph(images)
         if not np.isfinite(output).all():
             raise PredictionError(f"the model {self.name!r} gave NaN or infinity")
         scores = _activated(output, self.card.activation)
@@ -141,7 +137,7 @@ class PatchEmbedder(_Carded):
 
     def embed(self, batch: Batch) -> NDArray[np.float32]:
         """(N, D) features."""
-        return self._outputs(batch.images)
+        return self.graph(batch.images)
 
 
 @dataclass(frozen=True, slots=True)
