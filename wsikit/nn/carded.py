@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from wsikit.errors import ConfigError, PredictionError
 from wsikit.geometry import TileSpec
 from wsikit.nn.card import Card, find_card, read_card
-from wsikit.nn.images import Preprocess
 from wsikit.nn.weights import sha256
 from wsikit.predictions import Bag, BagScore, Batch, Label, Objects, Points, ScoreMap
 
@@ -61,7 +60,8 @@ class _Carded:
     def identity(self) -> Mapping[str, Any]:
         """Hash of the model file, and what the card says of how it is used."""
         keys = {"mpp", "patch", "halo", "mean", "std", "size", "activation", "task"}
-        return {"sha256": self.digest, "card": self.card.model_dump(mode="json", include=keys)}
+        shorter = {} if self.card.precision == "float32" else {"precision": self.card.precision}
+        return {"sha256": self.digest, "card": self.card.model_dump(mode="json", include=keys) | shorter}
 
     @property
     def bound(self) -> Mapping[str, Any]:
@@ -186,21 +186,27 @@ def load_carded(
             remedy="copy the model again, or correct the card",
         )
     tile = card.tile(mpp, min_tissue)
-    graph = _opened(path, digest, card.preprocess, device)
+    graph = _opened(path, digest, card, device)
     shape = _probed(graph, card, path)
     if card.task == "embedding":
         return PatchEmbedder(card, graph, digest, tile, width=shape[1])
     return (PatchClassifier if card.task == "classification" else PixelClassifier)(card, graph, digest, tile)
 
 
-def _opened(path: Path, digest: str, preprocess: Preprocess, device: str) -> Graph:
+def _opened(path: Path, digest: str, card: Card, device: str) -> Graph:
     if path.suffix.lower() == ".onnx":
         from wsikit.nn.onnx import Onnx
 
-        return Onnx.open(path, digest, preprocess, device)
+        if card.precision != "float32":
+            raise ConfigError(
+                f"the card of {path.name} asks for {card.precision}; an ONNX file computes in what it was exported in",
+                code="bad_card",
+                remedy="take precision out of the card, and export the model in half precision where that is wanted",
+            )
+        return Onnx.open(path, digest, card.preprocess, device)
     from wsikit.nn.torchscript import TorchScript
 
-    return TorchScript.open(path, digest, preprocess, device)
+    return TorchScript.open(path, digest, card.preprocess, device, card.precision)
 
 
 def _probed(graph: Graph, card: Card, path: Path) -> tuple[int, ...]:

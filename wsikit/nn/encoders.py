@@ -99,7 +99,7 @@ def load_encoder(
     min_tissue: float | None = None,
     device: str = "auto",
     batch_size: int | None = None,
-    precision: Precision = "float32",
+    precision: Precision | None = None,
 ) -> NetworkEncoder:
     """Make an encoder; its network is loaded once here, so that what cannot work is said before any slide is read.
 
@@ -111,7 +111,8 @@ def load_encoder(
         min_tissue: smallest share of a patch's core that is tissue; 0.25 if not given.
         device: auto, cpu or cuda.
         batch_size: patches in a pass on a GPU; 64 if not given. On the CPU it is fixed, and does not change results.
-        precision: bfloat16 and float16 are faster on a GPU and round the features.
+        precision: bfloat16 and float16 are faster on a GPU and round the features; what the card says, else float32, if
+            not given.
 
     Raises:
         ConfigError: no such file, weights that do not fit, a GPU that is not there, a size that cannot be.
@@ -122,6 +123,7 @@ def load_encoder(
     if card is not None:
         preprocess = card.preprocess
         mpp, patch = card.tile(mpp).mpp, patch if patch is not None else card.patch
+        precision = precision or card.precision
     side = patch if patch is not None else preprocess.size or DEFAULT_PATCH
     if overlap % 2 or not 0 <= overlap <= side // 2:
         raise ConfigError(f"overlap is an even number of px, at most half the patch of {side} px; got {overlap}")
@@ -133,6 +135,7 @@ def load_encoder(
         overlap // 2,
         DEFAULT_MIN_TISSUE if min_tissue is None else min_tissue,
     )
+    precision = precision or "float32"
     batch = pass_size(where.type) if where.type == "cpu" or batch_size is None else batch_size
     probe = np.zeros((batch, side, side, 3), np.uint8)
     width = _feed(network, preprocess, where.type, batch, precision)(probe).shape[1]
