@@ -21,12 +21,13 @@ import yaml
 from wsikit.atomic import output_errors, replace_file
 from wsikit.config import RunConfig
 from wsikit.errors import ConfigError, OutputError, PluginError, SlideOpenError, WsikitError
+from wsikit.pipeline.busy import Clock
 from wsikit.pipeline.inputs import SlideEntry
 from wsikit.pipeline.model import load_model
 from wsikit.pipeline.report import write_reports
 from wsikit.pipeline.report.folder import PROVENANCE, skipped
 from wsikit.pipeline.roi import check_roi, content_hash, drawn_tissue, limited_to_roi, roi_file
-from wsikit.pipeline.run import Clock, default_tissue, refuse_idle, run
+from wsikit.pipeline.run import default_tissue, refuse_idle, run
 from wsikit.pipeline.schedule import workers as local_workers
 from wsikit.pipeline.state import (
     RESULT_VERSION,

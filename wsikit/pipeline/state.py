@@ -155,6 +155,8 @@ def describe(slide: Slide, predictor: Model, report: RunReport) -> Record:
         "tissue_um2": report.tissue_um2,
         "bad_tiles": [{"level": tile.level, "box": list(tile.level0())} for tile in report.bad_tiles],
         "seconds": dict(report.seconds),
+        "busy": report.busy.rounded(),
+        "bottleneck": str(report.busy),
         "peak_rss_mb": report.peak_rss_mb,
         "outputs": dict(report.outputs),
     }
