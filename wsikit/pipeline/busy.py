@@ -87,13 +87,16 @@ class Busy:
         """
         return next((name if share >= BINDS else "balanced" for name, share in self.shares().items()), "")
 
+    def told(self) -> str:
+        """How busy each stage was, in words: "reader 97 %, model 61 %, post-processing 3 %"."""
+        return ", ".join(f"{name} {100 * share:.0f} %" for name, share in self.shares().items())
+
     def __str__(self) -> str:
         """In words, such as "reader-bound, GPU 61 % busy"; nothing where no time was taken."""
-        shares, bound = self.shares(), self.bound()
+        bound = self.bound()
         if not bound:
             return ""
         if bound == "balanced":
-            busy = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
-            return f"balanced: {busy} busy".replace("%", " %")
-        worker, share = ("GPU", min(1.0, self.gpu / self.wall)) if self.gpu else ("model", shares["model"])
-        return f"{bound}-bound, {worker} {100 * share:.0f} % busy"
+            return f"balanced, {self.told()} busy"
+        name, seconds = ("GPU", self.gpu) if self.gpu else ("model", self.model)
+        return f"{bound}-bound, {name} {100 * min(1.0, seconds / self.wall):.0f} % busy"

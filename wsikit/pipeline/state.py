@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 RESULT_VERSION = 3
 """Raised whenever the same input and parameters would give other results than before; old results are then redone."""
-TRANSIENT = frozenset({"io_error", "no_space", "internal", "worker_lost", "slide_changed"})
+TRANSIENT = frozenset({"io_error", "no_space", "no_gpu_memory", "internal", "worker_lost", "slide_changed"})
 """Reasons that lie in the machine and not in the slide: such a slide is tried again by the next run."""
 _PACKAGES = (
     *("wsikit", "numpy", "scipy", "scikit-image", "shapely", "zarr", "tifffile", "imagecodecs"),
