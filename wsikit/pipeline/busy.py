@@ -78,7 +78,7 @@ class Busy:
         """Stage -> share of the time that it was busy, the busiest first; nothing where no time was taken."""
         stages = {"reader": self.read, "model": self.model, "post-processing": self.post}
         ranked = sorted(stages.items(), key=lambda item: -item[1])
-        return {name: min(1.0, seconds / self.wall) for name, seconds in ranked} if self.wall else {}
+        return {name: seconds / self.wall for name, seconds in ranked} if self.wall else {}
 
     def bound(self) -> str:
         """The stage that binds: "reader", "model" or "post-processing"; "balanced" where none does.
@@ -88,8 +88,9 @@ class Busy:
         return next((name if share >= BINDS else "balanced" for name, share in self.shares().items()), "")
 
     def told(self) -> str:
-        """How busy each stage was, in words: "reader 97 %, model 61 %, post-processing 3 %"."""
-        return ", ".join(f"{name} {100 * share:.0f} %" for name, share in self.shares().items())
+        """How busy each stage was, in words: "reader 97 %, model 61 %, post-processing 3 %"; then the GPU."""
+        shares = self.shares() | ({"GPU": self.gpu / self.wall} if self.gpu else {})
+        return ", ".join(f"{name} {100 * min(1.0, share):.0f} %" for name, share in shares.items())
 
     def __str__(self) -> str:
         """In words, such as "reader-bound, GPU 61 % busy"; nothing where no time was taken."""

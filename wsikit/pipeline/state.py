@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsikit.atomic import replace_file
 from wsikit.errors import WsikitError
+from wsikit.pipeline.busy import Busy
 
 if TYPE_CHECKING:
     from wsikit.pipeline.run import RunReport
@@ -156,7 +157,8 @@ def describe(slide: Slide, predictor: Model, report: RunReport) -> Record:
         "bad_tiles": [{"level": tile.level, "box": list(tile.level0())} for tile in report.bad_tiles],
         "seconds": dict(report.seconds),
         "busy": report.busy.rounded(),
-        "bottleneck": str(report.busy),
+        # of what the record holds, so that the report says the same
+        "bottleneck": str(Busy.of(report.busy.rounded())),
         "peak_rss_mb": report.peak_rss_mb,
         "outputs": dict(report.outputs),
     }
