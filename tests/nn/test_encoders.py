@@ -360,6 +360,15 @@ def test_the_card_of_a_torchscript_file_says_how_it_sees(tmp_path: Path) -> None
     assert caught.value.code == "wrong_mpp"
 
 
+def test_the_card_says_the_precision_unless_something_else_is_asked_for(tmp_path: Path) -> None:
+    path = scripted("good", tmp_path / "mean.pt")
+    card(tmp_path / "mean.json", precision="bfloat16")
+    assert load_encoder(str(path), device="cpu").precision == "bfloat16"
+    assert load_encoder(str(path), device="cpu", precision="float32").precision == "float32"
+    card(tmp_path / "mean.json")
+    assert load_encoder(str(path), device="cpu").precision == "float32"
+
+
 def test_a_card_that_is_no_encoders_or_is_broken_is_refused(tmp_path: Path) -> None:
     path = scripted("good", tmp_path / "mean.pt")
     card(tmp_path / "mean.json", task="classification", labels=["a", "b"], activation="softmax")

@@ -153,8 +153,8 @@ def test_the_bottleneck_follows_the_numbers(seconds: dict[str, float], said: tup
     ("busy", "said", "unsaid"),
     [
         ({"read": 9, "model": 4, "wall": 10}, ("reader-bound, model 40 % busy", "faster disk"), "GPU"),
-        ({"read": 1, "model": 9, "wall": 10}, ("model-bound, model 90 % busy", "A GPU"), "precision"),
-        ({"read": 1, "model": 9, "gpu": 8, "wall": 10}, ("model-bound, GPU 80 % busy", "--precision"), "A GPU"),
+        ({"read": 1, "model": 9, "wall": 10}, ("model-bound, model 90 % busy", "or a GPU"), "precision"),
+        ({"read": 1, "model": 9, "gpu": 8, "wall": 10}, ("model-bound, GPU 80 % busy", "--precision"), "or a GPU"),
         ({"post": 9, "wall": 10}, ("post-processing-bound", "output folder"), "GPU"),
         ({"read": 3, "model": 3, "post": 3, "wall": 10}, ("balanced", "More workers"), "of the time"),
     ],

@@ -229,7 +229,7 @@ def test_summary_tells_how_busy_stages_were_where_it_is_known(tmp_path: Path) ->
     names = ("busy:read", "busy:model", "busy:post", "busy:wall")
     assert [first[name] for name in names] == [""] * 4
     assert [float(second[name]) for name in names] == [3, 1, 0.25, 4]
-    assert (first["bottleneck"], second["bottleneck"]) == ("", "reader-bound, model 25 % busy")
+    assert (first["bottleneck"], second["bottleneck"]) == ("", "reader")
     assert "busy:gpu" not in second
 
 

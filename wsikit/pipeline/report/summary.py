@@ -22,7 +22,7 @@ def write_summary(out_dir: Path, records: Sequence[Mapping[str, Any]]) -> Path:
     After ``COLUMNS`` and ``MORE_COLUMNS`` comes ``objects:<label>`` (a count) or ``fraction:<label>`` (a share of the
     tissue) for every label that occurs; then, where any record has them, ``score:<label>`` of a bag model,
     ``flag:<artefact>`` (a share of the patches), ``dropped`` patches, ``patient``, ``busy:<stage>`` (seconds; of
-    ``busy:wall`` that it could have worked) and ``bottleneck``, what these say in words. Control characters of names
+    ``busy:wall`` that it could have worked) and ``bottleneck``, the stage that binds. Control characters of names
     are escaped, so a row is a line. Empty means not known. Numbers are written as they are in the records, mm^2 and
     shares with six decimals.
 
@@ -69,7 +69,7 @@ def _more(slide: SlideFacts) -> dict[str, Any]:
         **({"dropped": quality.dropped} if quality else {}),
         **({"patient": slide.patient} if slide.patient else {}),
         **{f"busy:{name}": seconds for name, seconds in slide.stages_busy().rounded().items() if slide.busy},
-        **({"bottleneck": str(slide.stages_busy())} if slide.busy else {}),
+        **({"bottleneck": slide.stages_busy().bound()} if slide.busy else {}),
     }
 
 
