@@ -274,7 +274,7 @@ def bottleneck(found: Sequence[Stage]) -> str:
 
 BINDING = {
     "reader": "Slides on a faster disk and more workers (--num-workers) would help; a faster model would not.",
-    "model": "More workers (--num-workers) while cores are idle, or a GPU for a network, would help; a faster disk not.",
+    "model": "More workers (--num-workers) while cores are idle, or a GPU for a network, help; a faster disk does not.",
     "GPU": "A shorter --precision, a larger --batch-size or a faster GPU would help; a faster disk would not.",
     "post-processing": "More workers (--num-workers) and a fast disk for the output folder would help.",
     "balanced": "More workers (--num-workers) would help while cores are idle.",
