@@ -47,7 +47,7 @@ def embed(
     isolate: running.Isolate = None,
     device: running.Device = None,
     precision: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16, for the network; float32 if not given.")
+        str | None, typer.Option(help="float32, bfloat16 or float16; what the card says, else float32, if not given.")
     ] = None,
     formats: Annotated[
         str | None,

@@ -88,8 +88,9 @@ class EmbedConfig(RunConfig):
     """Side of the patches in pixels at mpp; null is what the encoder takes."""
     overlap: int = Field(default=0, ge=0)
     """Pixels that neighbouring patches share: even, at most half a patch."""
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Arithmetic of the network; the shorter ones are for GPUs and round the features."""
+    precision: Literal["float32", "bfloat16", "float16"] | None = None
+    """Arithmetic of the network; the shorter ones are for GPUs and round the features. Null is what the model's card
+    says, else float32."""
     format: tuple[str, ...] = ("features.zarr",)
     """Outputs to write: features.zarr, features.h5 (CLAM, TRIDENT)."""
 

@@ -23,8 +23,8 @@ LINES = 8
 """Of a patch, every 8th row and column of pixels is looked at for ``sharpness``."""
 DEFAULT = "sharpness>=7,pen<=0.1,fold<=0.25,saturation>=0.05"
 """The filter that "default" stands for, and the limits of the flags. Sharpness: tissue in focus has 18 to 67 at 0.25
-and 0.5 um/px; blurred by a Gaussian of 1 um, 2 to 7; of 1.5 um, 1 to 6 (docs/measured.md). Saturation: the floor of
-tissue detection."""
+and 0.5 um/px; blurred by a Gaussian of 1 um, 2.3 to 6.6; of 1.5 um, 1.1 to 3.2 (docs/measured.md). Saturation: the
+floor of tissue detection."""
 FLAGS = {"blur": "sharpness", "pen": "pen", "fold": "fold", "pale": "saturation"}
 """Name of a flag -> the measure whose default limit it says is missed."""
 STAINED = 95

@@ -32,7 +32,8 @@ above the cap a field that is all tissue is split into pale and strong (measured
 0.10 and more)."""
 PALE_SATURATION = 0.065
 """Paler than the threshold, and still tissue where it joins what is above it: pale stroma, fat. Measured: glass stays
-below 0.035 on 99 % of its area in nine pictures."""
+below 0.035 on 99 % of its area in nine pictures. Of the worst almost-white tile 3.5 % become tissue, 5.1 % at 0.05; of
+stained tissue 99.2 % are kept at anything from 0.05 to 0.1."""
 MIN_AREA_UM2 = 5_000.0
 """Smaller specks are dust (a square of 70 um)."""
 MAX_HOLE_UM2 = 20_000.0

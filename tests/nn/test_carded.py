@@ -372,3 +372,27 @@ def test_a_slide_comes_out_the_same_for_any_workers_and_batches(tmp_path: Path, 
 
 def test_colors_of_a_card_reach_the_labels() -> None:
     assert Card.model_validate(CARD).classes[0].color == (200, 0, 0)
+
+
+@pytest.mark.parametrize("task", [CARD, MAP], ids=["classification", "segmentation"])
+def test_a_card_may_ask_for_shorter_precision_which_is_another_identity(tmp_path: Path, task: dict[str, Any]) -> None:
+    path = torchscript(tmp_path / "model.pt", task)
+    images = np.random.default_rng(0).integers(0, 256, (11, 64, 64, 3), dtype=np.uint8)
+    made = []
+    for precision in ("float32", "bfloat16"):
+        (tmp_path / "model.json").write_text(json.dumps(task | {"precision": precision}))
+        made.append(load_carded(path))
+    full, short = (model._scores(images) for model in made)
+    assert full.dtype == short.dtype == np.float32
+    assert 0 < np.abs(full - short).max() < 0.05
+    assert made[0].identity != made[1].identity
+    (tmp_path / "model.json").write_text(json.dumps(task))
+    assert load_carded(path).identity == made[0].identity, "what is said by saying nothing is float32"
+
+
+def test_an_onnx_file_computes_in_what_it_was_exported_in(tmp_path: Path) -> None:
+    path = as_onnx(tmp_path / "model.onnx", CARD)
+    (tmp_path / "model.json").write_text(json.dumps(CARD | {"precision": "bfloat16"}))
+    with pytest.raises(ConfigError, match="asks for bfloat16") as caught:
+        load_carded(path)
+    assert caught.value.code == "bad_card"

@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from tests.nn.conftest import hub_folder, weights
 from wsikit.errors import ConfigError, PredictionError, UnknownNameError
 from wsikit.geometry import Region
-from wsikit.nn.encoders import CPU_BATCH, NetworkEncoder, load_encoder
+from wsikit.nn.device import CPU_BATCH
+from wsikit.nn.encoders import NetworkEncoder, load_encoder
 from wsikit.nn.weights import sha256
 from wsikit.predictions import Batch, Encoder
 
@@ -39,7 +40,7 @@ def direct(module: Any, encoder: NetworkEncoder, batch: Batch) -> np.ndarray[Any
     """The vectors by the network alone, in passes of the encoder's size."""
     torch.set_num_threads(1)
     with torch.inference_mode():
-        return module.eval()(encoder.preprocess(batch.images, torch.device("cpu"))).numpy()  # type: ignore[no-any-return]
+        return module.eval()(encoder.preprocess(torch.from_numpy(batch.images))).numpy()  # type: ignore[no-any-return]
 
 
 def small(folder: Path, **options: Any) -> NetworkEncoder:
@@ -357,6 +358,15 @@ def test_the_card_of_a_torchscript_file_says_how_it_sees(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match="50% off") as caught:
         load_encoder(str(path), mpp=0.5)
     assert caught.value.code == "wrong_mpp"
+
+
+def test_the_card_says_the_precision_unless_something_else_is_asked_for(tmp_path: Path) -> None:
+    path = scripted("good", tmp_path / "mean.pt")
+    card(tmp_path / "mean.json", precision="bfloat16")
+    assert load_encoder(str(path), device="cpu").precision == "bfloat16"
+    assert load_encoder(str(path), device="cpu", precision="float32").precision == "float32"
+    card(tmp_path / "mean.json")
+    assert load_encoder(str(path), device="cpu").precision == "float32"
 
 
 def test_a_card_that_is_no_encoders_or_is_broken_is_refused(tmp_path: Path) -> None:

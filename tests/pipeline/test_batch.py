@@ -22,6 +22,7 @@ from wsikit.config import RunConfig
 from wsikit.errors import OutputError, UnknownNameError
 from wsikit.pipeline import batch as batch_module
 from wsikit.pipeline.batch import all_complete, run_many
+from wsikit.pipeline.busy import Busy
 from wsikit.pipeline.inputs import SlideEntry, find_slides
 from wsikit.slides import open_slide
 
@@ -116,6 +117,19 @@ def test_a_second_run_keeps_what_is_done_and_says_the_same(field: Any, tmp_path:
     before = stamps(tmp_path / "out")
     assert run_many(entries, tmp_path / "out", CONFIG) == first
     assert stamps(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_record_tells_how_busy_the_stages_were(field: Any, tmp_path: Path, workers: int) -> None:
+    config = RunConfig(mpp_override=0.499, num_workers=workers)
+    (record,) = run_many(find_slides(fields(tmp_path / "in", field, 1)), tmp_path / "out", config)
+    busy = record["busy"]
+    assert all(busy[stage] > 0 for stage in ("read", "model", "post"))
+    # a millisecond for the rounding of each
+    assert busy["read"] + busy["model"] + busy["post"] <= busy["wall"] + 0.004
+    assert busy["wall"] <= record["seconds"]["predict"] + 0.004
+    assert record["bottleneck"] == str(Busy.of(busy))
+    assert (tmp_path / "out" / "summary.csv").read_text().endswith(f",{Busy.of(busy).bound()}\n")
 
 
 @pytest.mark.parametrize("change", ["parameters", "slide", "missing output", "force"])

@@ -149,6 +149,24 @@ def test_the_bottleneck_follows_the_numbers(seconds: dict[str, float], said: tup
     assert unsaid not in text
 
 
+@pytest.mark.parametrize(
+    ("busy", "said", "unsaid"),
+    [
+        ({"read": 9, "model": 4, "wall": 10}, ("reader-bound, model 40 % busy", "faster disk"), "GPU"),
+        ({"read": 1, "model": 9, "wall": 10}, ("model-bound, model 90 % busy", "or a GPU"), "precision"),
+        ({"read": 1, "model": 9, "gpu": 8, "wall": 10}, ("model-bound, GPU 80 % busy", "--precision"), "or a GPU"),
+        ({"post": 9, "wall": 10}, ("post-processing-bound", "output folder"), "GPU"),
+        ({"read": 3, "model": 3, "post": 3, "wall": 10}, ("balanced", "More workers"), "of the time"),
+    ],
+)
+def test_what_binds_and_what_would_help_follow_the_numbers(
+    busy: dict[str, float], said: tuple[str, ...], unsaid: str
+) -> None:
+    text = cohort.binding(cohort.busy([slide(busy=busy), slide("old")]))
+    assert all(part in text for part in said), text
+    assert unsaid not in text
+
+
 def test_no_time_no_bottleneck() -> None:
     assert cohort.bottleneck(cohort.stages([slide(), slide(seconds={"predict": 0.0})])) == ""
 

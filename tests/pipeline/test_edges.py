@@ -21,7 +21,8 @@ from wsikit.geometry import Region
 from wsikit.pipeline import batch as batch_module
 from wsikit.pipeline.batch import Silent, run_many
 from wsikit.pipeline.inputs import find_slides
-from wsikit.pipeline.run import SlideRef, run
+from wsikit.pipeline.run import run
+from wsikit.pipeline.supertile import SlideRef
 from wsikit.predictions import Batch, Label, Objects, Points, ScoreMap
 from wsikit.sinks.geojson import GeoJSONSink
 from wsikit.sinks.omezarr import OmeZarrSink

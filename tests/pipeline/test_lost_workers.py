@@ -81,7 +81,7 @@ def test_a_cluster_whose_workers_are_all_starting_again_still_takes_tasks() -> N
 
 def test_a_slide_is_not_complete_where_a_task_went_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     slide = scene(300, 300, [(20, 20, 10, 10)])
-    monkeypatch.setattr(run_module, "bounded", lambda *_: iter(()))
+    monkeypatch.setattr(run_module, "predict_supertiles", lambda *_, **__: (_ for _ in ()))
     with pytest.raises(WsikitError, match="not all of its 25 patches"):
         run(slide, BlobPredictor(), mask=TissueMask.whole(slide))
 

@@ -201,6 +201,38 @@ def test_stages_stand_in_the_order_of_their_happening(tmp_path: Path) -> None:
     assert [(bar["title"] or "").split()[0] for bar in bars] == ["open", "predict", "merge", "other"]
 
 
+BUSY = {"read": 3.0, "model": 1.0, "post": 0.25, "wall": 4.0}
+
+
+def test_the_stage_that_binds_is_told_of_all_slides_and_of_each(tmp_path: Path) -> None:
+    gpu = {"read": 1.0, "model": 3.8, "post": 0.0, "gpu": 3.6, "wall": 4.0}
+    text = page(tmp_path, [complete("a", busy=BUSY), complete("b", busy=gpu)]).text
+    whole, each = text.split("Slide by slide")
+    assert "Within predict: model-bound, GPU 45 % busy (model 60 %, reader 50 %, post-processing 3 %, GPU 45 %" in whole
+    assert "--batch-size" in whole
+    assert each.index("reader-bound, model 25 % busy") < each.index("model-bound, GPU 90 % busy")
+
+
+def test_records_of_earlier_versions_say_nothing_of_what_binds(tmp_path: Path) -> None:
+    text = page(tmp_path, [complete()]).text
+    assert "Within predict" not in text
+    assert "-bound" not in text
+
+
+@pytest.mark.parametrize("busy", [{"read": "much"}, {"wall": float("nan")}, [1, 2]])
+def test_busy_that_is_none_is_a_bad_record(tmp_path: Path, busy: Any) -> None:
+    assert "slide.json cannot be used: busy" in page(tmp_path, [complete(busy=busy)]).text
+
+
+def test_summary_tells_how_busy_stages_were_where_it_is_known(tmp_path: Path) -> None:
+    first, second = rows(tmp_path, [complete("a"), complete("b", busy=BUSY)])
+    names = ("busy:read", "busy:model", "busy:post", "busy:wall")
+    assert [first[name] for name in names] == [""] * 4
+    assert [float(second[name]) for name in names] == [3, 1, 0.25, 4]
+    assert (first["bottleneck"], second["bottleneck"]) == ("", "reader")
+    assert "busy:gpu" not in second
+
+
 @pytest.mark.parametrize(
     ("value", "said"), [(0.000416, "0.000416"), (0.66535, "0.665"), (9.3995, "9.40"), (12_345.6, "12,346"), (0.0, "0")]
 )

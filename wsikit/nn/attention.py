@@ -85,6 +85,11 @@ class AttentionPredictor:
         return self.encoder.width
 
     @property
+    def batch(self) -> int:
+        """Patches in a pass of the encoder."""
+        return self.encoder.batch
+
+    @property
     def identity(self) -> Mapping[str, Any]:
         """Hashes of the head's and the encoder's weights."""
         return {"head": self.digest, "encoder": dict(self.encoder.identity)}

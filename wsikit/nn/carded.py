@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from wsikit.errors import ConfigError, PredictionError
 from wsikit.geometry import TileSpec
 from wsikit.nn.card import Card, find_card, read_card
-from wsikit.nn.images import Preprocess
 from wsikit.nn.weights import sha256
 from wsikit.predictions import Bag, BagScore, Batch, Label, Objects, Points, ScoreMap
 
@@ -31,7 +30,7 @@ class Graph(Protocol):
         ...
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The output for (batch, H, W, 3) RGB."""
+        """The output for (N, H, W, 3) RGB, N at least 1, made in passes of one size."""
         ...
 
 
@@ -61,12 +60,18 @@ class _Carded:
     def identity(self) -> Mapping[str, Any]:
         """Hash of the model file, and what the card says of how it is used."""
         keys = {"mpp", "patch", "halo", "mean", "std", "size", "activation", "task"}
-        return {"sha256": self.digest, "card": self.card.model_dump(mode="json", include=keys)}
+        shorter = {} if self.card.precision == "float32" else {"precision": self.card.precision}
+        return {"sha256": self.digest, "card": self.card.model_dump(mode="json", include=keys) | shorter}
 
     @property
     def bound(self) -> Mapping[str, Any]:
         """The um per px seen, beside those that the model was made for."""
         return {} if self.mpp is None else {"mpp_um": self.mpp, "card_mpp_um": self.card.mpp}
+
+    @property
+    def batch(self) -> int:
+        """Patches in a pass."""
+        return self.graph.batch
 
     def prepare(self, slide: Slide, tissue: TissueMask) -> Self:
         """Bind the resolution. Raises ConfigError where the slide's nearest is more than 10 % off the card's."""
@@ -74,18 +79,9 @@ class _Carded:
         self.card.check_mpp(mpp)
         return replace(self, mpp=mpp)
 
-    def _outputs(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The output for any number of patches, in passes of the one size that the graph takes."""
-        size, parts = self.graph.batch, []
-        for start in range(0, len(images), size):
-            part = images[start : start + size]
-            padded = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), np.uint8)])
-            parts.append(self.graph(padded)[: len(part)])
-        return np.concatenate(parts)
-
     def _scores(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, K) or (N, K, H, W) scores in [0, 1] of the labels."""
-        output = self._outputs(images)
+        output = self.graph(images)
         if not np.isfinite(output).all():
             raise PredictionError(f"the model {self.name!r} gave NaN or infinity")
         scores = _activated(output, self.card.activation)
@@ -141,7 +137,7 @@ class PatchEmbedder(_Carded):
 
     def embed(self, batch: Batch) -> NDArray[np.float32]:
         """(N, D) features."""
-        return self._outputs(batch.images)
+        return self.graph(batch.images)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,21 +186,27 @@ def load_carded(
             remedy="copy the model again, or correct the card",
         )
     tile = card.tile(mpp, min_tissue)
-    graph = _opened(path, digest, card.preprocess, device)
+    graph = _opened(path, digest, card, device)
     shape = _probed(graph, card, path)
     if card.task == "embedding":
         return PatchEmbedder(card, graph, digest, tile, width=shape[1])
     return (PatchClassifier if card.task == "classification" else PixelClassifier)(card, graph, digest, tile)
 
 
-def _opened(path: Path, digest: str, preprocess: Preprocess, device: str) -> Graph:
+def _opened(path: Path, digest: str, card: Card, device: str) -> Graph:
     if path.suffix.lower() == ".onnx":
         from wsikit.nn.onnx import Onnx
 
-        return Onnx.open(path, digest, preprocess, device)
+        if card.precision != "float32":
+            raise ConfigError(
+                f"the card of {path.name} asks for {card.precision}; an ONNX file computes in what it was exported in",
+                code="bad_card",
+                remedy="take precision out of the card, and export the model in half precision where that is wanted",
+            )
+        return Onnx.open(path, digest, card.preprocess, device)
     from wsikit.nn.torchscript import TorchScript
 
-    return TorchScript.open(path, digest, preprocess, device)
+    return TorchScript.open(path, digest, card.preprocess, device, card.precision)
 
 
 def _probed(graph: Graph, card: Card, path: Path) -> tuple[int, ...]:

@@ -15,11 +15,10 @@ networks, the class token for transformers that have one.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,14 +26,13 @@ from numpy.typing import NDArray
 from wsikit.errors import ConfigError, PredictionError
 from wsikit.geometry import TileSpec
 from wsikit.nn.card import Card, find_card, read_card
-from wsikit.nn.device import choose_device, fix_threads
+from wsikit.nn.device import CPU_BATCH, Precision, choose_device, pass_size
 from wsikit.nn.images import Preprocess
 from wsikit.nn.networks import Network, find_network
 from wsikit.predictions import Batch, Label
 
 if TYPE_CHECKING:
-    import torch
-
+    from wsikit.nn.feed import Feed
     from wsikit.slides import Slide
     from wsikit.tissue import TissueMask
 
@@ -44,11 +42,6 @@ DEFAULT_PATCH = 224
 """px, for networks that do not say what they take."""
 DEFAULT_MIN_TISSUE = 0.25
 """Share of a patch: less shows the encoder mostly glass."""
-CPU_BATCH, GPU_BATCH = 8, 64
-"""Patches in a pass of the network. A pass always has this many, the last one padded: other sizes go other ways through
-the libraries, which moves the last bits. On 2 cores 8 was as fast as 16 and 32."""
-
-Precision = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +59,7 @@ class NetworkEncoder:
     """D, measured when the encoder was made."""
     device: str = "cpu"
     batch: int = CPU_BATCH
+    """Patches in a pass, where the device has the memory."""
     precision: Precision = "float32"
 
     labels: ClassVar[tuple[Label, ...]] = ()
@@ -91,15 +85,9 @@ class NetworkEncoder:
 
     def embed(self, batch: Batch) -> NDArray[np.float32]:
         """(N, D) features of N patches, in order."""
-        vectors = [self._pass(batch.images[start : start + self.batch]) for start in range(0, len(batch), self.batch)]
-        return np.concatenate([np.zeros((0, self.width), np.float32), *vectors])
-
-    def _pass(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """At most ``batch`` patches through the network, in a pass of exactly ``batch``."""
-        missing = self.batch - len(images)
-        padded = np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)]) if missing else images
-        vectors = _forward(self.network, self.preprocess, self.device, self.precision, padded)
-        return vectors[: len(images)]
+        if not len(batch):
+            return np.zeros((0, self.width), np.float32)
+        return _feed(self.network, self.preprocess, self.device, self.batch, self.precision)(batch.images)
 
 
 def load_encoder(
@@ -111,7 +99,7 @@ def load_encoder(
     min_tissue: float | None = None,
     device: str = "auto",
     batch_size: int | None = None,
-    precision: Precision = "float32",
+    precision: Precision | None = None,
 ) -> NetworkEncoder:
     """Make an encoder; its network is loaded once here, so that what cannot work is said before any slide is read.
 
@@ -123,7 +111,8 @@ def load_encoder(
         min_tissue: smallest share of a patch's core that is tissue; 0.25 if not given.
         device: auto, cpu or cuda.
         batch_size: patches in a pass on a GPU; 64 if not given. On the CPU it is fixed, and does not change results.
-        precision: bfloat16 and float16 are faster on a GPU and round the features.
+        precision: bfloat16 and float16 are faster on a GPU and round the features; what the card says, else float32, if
+            not given.
 
     Raises:
         ConfigError: no such file, weights that do not fit, a GPU that is not there, a size that cannot be.
@@ -134,6 +123,7 @@ def load_encoder(
     if card is not None:
         preprocess = card.preprocess
         mpp, patch = card.tile(mpp).mpp, patch if patch is not None else card.patch
+        precision = precision or card.precision
     side = patch if patch is not None else preprocess.size or DEFAULT_PATCH
     if overlap % 2 or not 0 <= overlap <= side // 2:
         raise ConfigError(f"overlap is an even number of px, at most half the patch of {side} px; got {overlap}")
@@ -145,9 +135,10 @@ def load_encoder(
         overlap // 2,
         DEFAULT_MIN_TISSUE if min_tissue is None else min_tissue,
     )
-    batch = CPU_BATCH if where.type == "cpu" else batch_size or GPU_BATCH
+    precision = precision or "float32"
+    batch = pass_size(where.type) if where.type == "cpu" or batch_size is None else batch_size
     probe = np.zeros((batch, side, side, 3), np.uint8)
-    width = _forward(network, preprocess, where.type, precision, probe).shape[1]
+    width = _feed(network, preprocess, where.type, batch, precision)(probe).shape[1]
     return NetworkEncoder(network.name, network, preprocess, tile, width, where.type, batch, precision)
 
 
@@ -167,35 +158,26 @@ def _card_of(network: Network) -> Card | None:
     return card
 
 
-_LOADING = threading.Lock()
-
-
 @cache
-def _loaded(network: Network, device: str) -> torch.nn.Module:
-    return network.load().eval().to(device)
-
-
-def _forward(
-    network: Network, preprocess: Preprocess, device: str, precision: Precision, images: NDArray[np.uint8]
-) -> NDArray[np.float32]:
-    """(N, D) of (N, H, W, 3).
-
-    Raises PredictionError where the network gives anything else than a row per patch.
-    """
+def _feed(network: Network, preprocess: Preprocess, device: str, batch: int, precision: Precision) -> Feed:
+    """One for a process, which remembers how much the device holds."""
     import torch
 
-    fix_threads()
-    with _LOADING:
-        module = _loaded(network, device)
-    where = torch.device(device)
-    cast = torch.autocast(device, getattr(torch, precision), enabled=precision != "float32")
-    with torch.inference_mode(), cast:
-        vectors = module(preprocess(images, where))
-    if not isinstance(vectors, torch.Tensor) or vectors.ndim != 2 or len(vectors) != len(images):
-        got = f"shape {tuple(vectors.shape)}" if isinstance(vectors, torch.Tensor) else f"a {type(vectors).__name__}"
-        raise PredictionError(
-            f"the encoder {network.name!r} gave {got} for {len(images)} patches; a tensor of shape "
-            f"({len(images)}, D) is needed",
-            remedy="wrap the network so that it returns one pooled vector per patch",
-        )
-    return vectors.float().cpu().numpy()
+    from wsikit.nn.feed import Feed, loaded
+
+    module = loaded(network, device)
+
+    def forward(pixels: torch.Tensor) -> torch.Tensor:
+        vectors = module(pixels)
+        if not isinstance(vectors, torch.Tensor) or vectors.ndim != 2 or len(vectors) != len(pixels):
+            got = (
+                f"shape {tuple(vectors.shape)}" if isinstance(vectors, torch.Tensor) else f"a {type(vectors).__name__}"
+            )
+            raise PredictionError(
+                f"the encoder {network.name!r} gave {got} for {len(pixels)} patches; a tensor of shape "
+                f"({len(pixels)}, D) is needed",
+                remedy="wrap the network so that it returns one pooled vector per patch",
+            )
+        return vectors
+
+    return Feed(network.name, forward, preprocess, device, batch, precision=precision)

@@ -1,13 +1,11 @@
-"""From the patches of a batch to what a network takes."""
+"""From bytes to what a network takes."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Literal
-
-import numpy as np
-from numpy.typing import NDArray
 
 from wsikit.errors import ConfigError
 
@@ -22,7 +20,7 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
-    """Pixels to normalised tensors. Bytes go to the device first; everything else happens there."""
+    """Pixels to normalised tensors, on the device that the pixels are on."""
 
     mean: Triple = IMAGENET_MEAN
     """RGB, of values in [0, 1]."""
@@ -42,20 +40,28 @@ class Preprocess:
         if self.interpolation not in {"bilinear", "bicubic"}:
             raise ConfigError(f"interpolation is bilinear or bicubic, got {self.interpolation!r}")
 
-    def __call__(self, images: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
-        """Tensor of (N, 3, S, S) float32 on ``device``, channels last in memory.
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Tensor of (N, 3, S, S) float32 on the device of ``pixels``, channels last in memory.
 
         Args:
-            images: (N, H, W, 3) RGB.
-            device: where to work.
+            pixels: (N, H, W, 3) uint8 RGB; left as they are.
         """
         import torch
 
         # (N, H, W, 3) -> (N, 3, H, W) without moving a byte: that is what channels_last means
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float()
-        if self.size is not None and pixels.shape[-2:] != (self.size, self.size):
-            pixels = torch.nn.functional.interpolate(
-                pixels, (self.size, self.size), mode=self.interpolation, align_corners=False, antialias=True
+        values = pixels.permute(0, 3, 1, 2).float()
+        if self.size is not None and values.shape[-2:] != (self.size, self.size):
+            values = torch.nn.functional.interpolate(
+                values, (self.size, self.size), mode=self.interpolation, align_corners=False, antialias=True
             )
-        mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) * 255 for v in (self.mean, self.std))
-        return ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
+        mean, std = _constants(self.mean, self.std, pixels.device)
+        return values.sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
+
+
+@cache
+def _constants(mean: Triple, std: Triple, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of values in [0, 255], kept where they are used: copying them to a GPU each time would wait for all its work."""
+    import torch
+
+    first, second = (torch.tensor(values, device=device).view(1, 3, 1, 1) * 255 for values in (mean, std))
+    return first, second

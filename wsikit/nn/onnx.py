@@ -6,18 +6,19 @@ import threading
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsikit.errors import ConfigError
-from wsikit.nn.device import THREADS
+from wsikit.nn.device import THREADS, pass_size
 from wsikit.nn.images import Preprocess
 from wsikit.nn.weights import sha256
 
-CPU_BATCH, GPU_BATCH = 8, 64
-"""Patches in a pass where the file leaves it open; always this many, so that it moves no bits."""
+if TYPE_CHECKING:
+    from wsikit.nn.feed import Feed
+
 CUDA = "CUDAExecutionProvider"
 _LOADING = threading.Lock()
 
@@ -31,6 +32,7 @@ class Onnx:
     preprocess: Preprocess
     device: str
     batch: int
+    """Patches in a pass: the file's own number where it has one."""
 
     @classmethod
     def open(cls, path: Path, digest: str, preprocess: Preprocess, device: str) -> Onnx:
@@ -55,17 +57,29 @@ class Onnx:
                 f"the model {path.name} takes {inputs[0].type}, tensor(float) is needed", code="bad_model"
             )
         fixed = inputs[0].shape[0]
-        batch = fixed if isinstance(fixed, int) else CPU_BATCH if where == "cpu" else GPU_BATCH
+        batch = fixed if isinstance(fixed, int) else pass_size(where)
         return cls(path.absolute(), digest, preprocess, where, batch)
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """What the model gives for (batch, H, W, 3) RGB."""
-        import torch
+        """What the model gives for (N, H, W, 3) RGB, N at least 1."""
+        return _feed(self)(images)
 
-        session = _session(self.path, self.digest, self.device)
-        pixels = self.preprocess(images, torch.device("cpu")).contiguous().numpy()
-        (output,) = session.run(None, {session.get_inputs()[0].name: pixels})
-        return np.asarray(output, np.float32)
+
+@cache
+def _feed(graph: Onnx) -> Feed:
+    import torch
+
+    from wsikit.nn.feed import Feed
+
+    session = _session(graph.path, graph.digest, graph.device)
+    (taken,) = session.get_inputs()
+
+    def forward(pixels: torch.Tensor) -> torch.Tensor:
+        (output,) = session.run(None, {taken.name: pixels.numpy()})
+        return torch.from_numpy(np.asarray(output, np.float32))
+
+    # ONNX Runtime copies to its device itself
+    return Feed(graph.path.name, forward, graph.preprocess, "cpu", graph.batch, channels_last=False)
 
 
 def _names(items: Any) -> str:

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsikit.errors import ConfigError
-from wsikit.nn.device import choose_device, fix_threads
+from wsikit.nn.device import Precision, choose_device, pass_size
 from wsikit.nn.images import Preprocess
 from wsikit.nn.networks import Network
 
 if TYPE_CHECKING:
-    import torch
-
-CPU_BATCH, GPU_BATCH = 8, 64
-"""Patches in a pass; always this many, since other sizes go other ways through the libraries and move the last bits."""
-_LOADING = threading.Lock()
+    from wsikit.nn.feed import Feed
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,37 +27,52 @@ class TorchScript:
     preprocess: Preprocess
     device: str
     batch: int
+    """Patches in a pass."""
+    precision: Precision = "float32"
 
     @classmethod
-    def open(cls, path: Path, digest: str, preprocess: Preprocess, device: str) -> TorchScript:
+    def open(
+        cls, path: Path, digest: str, preprocess: Preprocess, device: str, precision: Precision = "float32"
+    ) -> TorchScript:
         """Raises ConfigError for cuda where torch sees no GPU."""
         where = choose_device(device).type
-        network = Network(path.stem, path.absolute(), digest)
-        return cls(network, preprocess, where, CPU_BATCH if where == "cpu" else GPU_BATCH)
+        return cls(Network(path.stem, path.absolute(), digest), preprocess, where, pass_size(where), precision)
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """What the model gives for (batch, H, W, 3) RGB.
+        """What the model gives for (N, H, W, 3) RGB, N at least 1.
 
         Raises:
             ConfigError: the file is no whole TorchScript, or changed (code bad_weights); or what it gives is no tensor.
         """
-        import torch
-
-        fix_threads()
-        with _LOADING:
-            module = _loaded(self.network, self.device)
-        with torch.inference_mode():
-            output: Any = module(self.preprocess(images, torch.device(self.device)).contiguous())
-        if not isinstance(output, torch.Tensor):
-            raise ConfigError(
-                f"the model {self.network.weights.name} gives a {type(output).__name__}, one tensor is needed",
-                code="bad_model",
-                remedy="script a wrapper whose forward returns the one tensor that counts",
-            )
-        found: NDArray[np.float32] = output.float().cpu().numpy()
-        return found
+        return _feed(self)(images)
 
 
 @cache
-def _loaded(network: Network, device: str) -> torch.nn.Module:
-    return network.load().eval().to(device)
+def _feed(graph: TorchScript) -> Feed:
+    """One for a process, which remembers how much the device holds."""
+    import torch
+
+    from wsikit.nn.feed import Feed, loaded
+
+    module, name = loaded(graph.network, graph.device), graph.network.weights.name
+
+    def forward(pixels: torch.Tensor) -> torch.Tensor:
+        output = module(pixels)
+        if not isinstance(output, torch.Tensor):
+            raise ConfigError(
+                f"the model {name} gives a {type(output).__name__}, one tensor is needed",
+                code="bad_model",
+                remedy="script a wrapper whose forward returns the one tensor that counts",
+            )
+        return output
+
+    # scripted code may view tensors as if their channels came first in memory
+    return Feed(
+        name,
+        forward,
+        graph.preprocess,
+        graph.device,
+        graph.batch,
+        precision=graph.precision,
+        channels_last=False,
+    )

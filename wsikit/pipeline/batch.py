@@ -12,11 +12,12 @@ from typing import Any
 
 from wsikit.config import RunConfig, TissueConfig
 from wsikit.errors import ConfigError, PluginError
+from wsikit.pipeline.busy import Clock
 from wsikit.pipeline.each import OVERVIEW, Advance, Observer, Silent, all_complete, clear, each_slide, refuse_foreign
 from wsikit.pipeline.inputs import SlideEntry
 from wsikit.pipeline.model import load_model
 from wsikit.pipeline.roi import check_roi, content_hash, drawn_tissue, limited_to_roi, roi_file
-from wsikit.pipeline.run import Clock, default_tissue, refuse_idle, run
+from wsikit.pipeline.run import default_tissue, refuse_idle, run
 from wsikit.pipeline.schedule import workers as local_workers
 from wsikit.pipeline.state import (
     RESULT_VERSION,

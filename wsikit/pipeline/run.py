@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from wsikit.errors import ConfigError, PixelReadError, PredictionError, SlideOpenError, WsikitError
-from wsikit.geometry import Box, Region
-from wsikit.pipeline.contract import checked_features, checked_predictions
+from wsikit.errors import ConfigError, PixelReadError, PredictionError, WsikitError
+from wsikit.pipeline.busy import Busy, Clock
 from wsikit.pipeline.merge import Merged, merge
 from wsikit.pipeline.schedule import bounded, slots
 from wsikit.pipeline.schedule import workers as local_workers
-from wsikit.predictions import BagPredictor, Batch, Encoder, Model, Predictor
-from wsikit.predictors.files import dumps, loads_once
-from wsikit.quality import ANY_QUALITY, Quality, QualityFilter, inspect_windows
+from wsikit.pipeline.supertile import Job, SlideRef, TaskResult, peak_rss_mb, predict_supertile, predict_supertiles
+from wsikit.predictions import BagPredictor, Encoder, Model, Predictor
+from wsikit.predictors.files import dumps
+from wsikit.quality import ANY_QUALITY, Quality, QualityFilter
 from wsikit.sinks import Sink
-from wsikit.slides import BadTile, Slide, open_slide
-from wsikit.stitching import collector
-from wsikit.stitching.bags import InstanceCollector
-from wsikit.tiling import SUPERTILE, TileGrid, cut
+from wsikit.slides import BadTile, Slide
+from wsikit.tiling import SUPERTILE, TileGrid
 from wsikit.tissue import TissueMask, find_tissue
 
 MAX_LABELS = 255
@@ -66,7 +60,9 @@ class RunReport:
     halo: int
     bad_tiles: tuple[BadTile, ...]
     seconds: Mapping[str, float]
-    """Per stage and in total; ``predict`` is wall time over all workers."""
+    """Per step and in total; ``predict`` is wall time over all workers."""
+    busy: Busy
+    """What the stages of ``predict`` did of that."""
     peak_rss_mb: float
     """Largest resident memory of this process and its workers so far, added up."""
     outputs: Mapping[str, int] = field(default_factory=dict)
@@ -81,123 +77,11 @@ class RunReport:
         dropped = len(self.quality) - self.patches
         bad += f", {dropped} patches not good enough" if dropped else ""
         found = counts or areas or scores or features or "nothing found"
+        bound = f" ({self.busy})" if self.busy.bound() else ""
         return (
             f"{self.slide_id}: {self.status}, {self.patches} patches, {found}{bad}, "
-            f"{self.seconds['total']:.1f} s, peak {self.peak_rss_mb:.0f} MB"
+            f"{self.seconds['total']:.1f} s{bound}, peak {self.peak_rss_mb:.0f} MB"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class SlideRef:
-    """How a worker opens the slide that the caller has open."""
-
-    path: Path
-    mpp_override: float | None
-    reader: str
-    stamp: tuple[int, int]
-    """Size and modification time: a worker that has an older file of this name open must not read on in that one."""
-
-    @classmethod
-    def of(cls, slide: Slide) -> SlideRef:
-        """Raises SlideOpenError (code not_a_file) where the slide has no file that a worker could open."""
-        try:
-            status = slide.path.stat()
-        except OSError as error:
-            raise SlideOpenError(
-                f"{slide.path} has no file that workers could open: {error.strerror}",
-                code="not_a_file",
-                remedy="run a slide that lives in memory with workers=1",
-            ) from error
-        return cls(slide.path.absolute(), slide.mpp_override, slide.reader.name, (status.st_size, status.st_mtime_ns))
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What all tasks of a slide share."""
-
-    slide: Slide | SlideRef
-    predictor: Model | bytes
-    """Pickled by ``predictors.files`` where workers run the task."""
-    spool: Path
-    batch_size: int | None
-    qc: QualityFilter
-
-
-@dataclass(frozen=True, slots=True)
-class TaskResult:
-    """What a task tells the caller; what it found lies in the spool."""
-
-    quality: Quality
-    """Of each window of the super-tile."""
-    dropped: NDArray[np.int64]
-    """(N, 2) cells of the windows that were not good enough to be predicted."""
-    bad: tuple[BadTile, ...]
-    readable: bool
-    """Whether any pixel of a window of the super-tile could be decoded."""
-    pid: int
-    peak_rss_mb: float
-
-
-@lru_cache(maxsize=4)
-def _opened(ref: SlideRef) -> Slide:
-    """A worker keeps its slides open from task to task; an evicted one closes when nobody uses it any more."""
-    return open_slide(ref.path, ref.mpp_override, ref.reader)
-
-
-def predict_supertile(job: Job, numbered: tuple[int, TileGrid]) -> TaskResult:
-    """Read one super-tile, predict its windows and spool what they own. The unit of scheduling."""
-    index, grid = numbered
-    slide = job.slide if isinstance(job.slide, Slide) else _opened(job.slide)
-    region = grid.extent()
-    part = slide.read_partial(region)
-    # those that the extent reads between the windows would make the outcome depend on the super-tile's size
-    met = [tile for tile in part.bad if any(overlap(tile.lattice(slide.mpp / region.mpp), patch) for patch in grid)]
-    bad = [tile.lattice(slide.mpp / region.mpp) for tile in met]
-    model = loads_once(job.predictor) if isinstance(job.predictor, bytes) else job.predictor
-    quality = inspect_windows(part.pixels, region, grid)
-    good = job.qc.passes(quality)
-    if good.any():
-        kept = grid.where(good)
-        batches = cut(part.pixels, region, kept, job.batch_size)
-        if isinstance(model, Predictor):
-            _spool_predictions(model, kept, batches, bad, job.spool, index)
-        else:
-            _spool_features(model, kept, batches, bad, job.spool, index)
-    readable = any(_is_readable(slide, patch, bad) for patch in grid)
-    return TaskResult(quality, grid.cells[~good], tuple(met), readable, os.getpid(), peak_rss_mb())
-
-
-def _spool_predictions(
-    predictor: Predictor, grid: TileGrid, batches: Iterable[Batch], bad: list[Box], spool: Path, index: int
-) -> None:
-    collected = collector(predictor.produces, grid, len(predictor.labels), bad, spool, index)
-    cores = iter(grid.core(i) for i in range(len(grid)))
-    for batch in batches:
-        for prediction in checked_predictions(predictor, batch):
-            collected.add(prediction, next(cores))  # type: ignore[arg-type]  # checked to be what it produces
-    collected.save()
-
-
-def _spool_features(
-    encoder: Encoder, grid: TileGrid, batches: Iterable[Batch], bad: list[Box], spool: Path, index: int
-) -> None:
-    collected = InstanceCollector(grid, bad, spool, index)
-    for batch in batches:
-        collected.add(checked_features(encoder, batch))
-    collected.save()
-
-
-def overlap(box: Box, region: Region) -> float:
-    """Area in lattice pixels that a box on the region's lattice shares with it; 0 where they only touch."""
-    x0, y0, x1, y1 = box
-    width, height = min(x1, region.x1) - max(x0, region.x), min(y1, region.y1) - max(y0, region.y)
-    return max(0.0, width) * max(0.0, height)
-
-
-def _is_readable(slide: Slide, patch: Region, bad: Sequence[Box]) -> bool:
-    """Whether any of a patch that lies on the slide could be decoded."""
-    inside = patch.intersection(slide.plane(patch.mpp))
-    return inside is None or sum(overlap(box, inside) for box in bad) < inside.width * inside.height - 0.5
 
 
 def prepared(predictor: Model, slide: Slide, tissue: TissueMask) -> Model:
@@ -325,6 +209,7 @@ def run(
         halo=grid.spec.halo,
         bad_tiles=bad,
         seconds=clock.seconds(),
+        busy=Busy.total(result.busy for result in results),
         peak_rss_mb=_total_peak(results),
         outputs={path.name: size_on_disk(path) for sink in sinks for path in written_by(sink)},
     )
@@ -345,10 +230,15 @@ def _predict(
     parts = choose_supertiles(grid, supertile, slots(client))
     if progress:
         progress(0, len(parts))
-    for done, result in enumerate(bounded(client, partial(predict_supertile, job), enumerate(parts)), 1):
-        if progress:
-            progress(done, len(parts))
-        yield result
+    if client is None:
+        results = predict_supertiles(job, enumerate(parts), side_by_side=len(parts) > 1)
+    else:
+        results = bounded(client, partial(predict_supertile, job), enumerate(parts))
+    with closing(results):
+        for done, result in enumerate(results, 1):
+            if progress:
+                progress(done, len(parts))
+            yield result
 
 
 def choose_supertiles(grid: TileGrid, side: int | None, slots: int) -> list[TileGrid]:
@@ -385,31 +275,6 @@ def spool_folder(folder: Path | None) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-class Clock:
-    """Wall seconds per stage."""
-
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-        self._stages: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self._stages[stage] = time.perf_counter() - start
-
-    def seconds(self) -> dict[str, float]:
-        """Stage -> seconds, and the total since the clock was made."""
-        stages = {**self._stages, "total": time.perf_counter() - self._start}
-        return {name: round(value, 3) for name, value in stages.items()}
-
-
-def peak_rss_mb() -> float:
-    """Largest resident memory of this process so far, MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
 def _total_peak(results: Sequence[TaskResult]) -> float:

@@ -1,11 +1,13 @@
-"""Tasks on workers: a bounded window in flight, so that neither a graph nor memory grows with the slide."""
+"""Tasks on workers, and steps side by side: a bounded number in flight, so that no memory grows with the slide."""
 
 from __future__ import annotations
 
 import logging
 import signal
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import Any, TypeVar
@@ -96,7 +98,7 @@ def slots(client: Any) -> int:
     return 1 if client is None else max(1, sum(client.nthreads().values()))
 
 
-def bounded(client: Any, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def bounded(client: Any, function: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result]:
     """Results of ``function`` over ``items`` as they complete, a bounded number in flight.
 
     Args:
@@ -123,3 +125,22 @@ def bounded(client: Any, function: Callable[[Item], Result], items: Iterable[Ite
                 running.add(client.submit(function, item, pure=False))
     finally:
         client.cancel(list(running.futures), force=True)
+
+
+def ahead(items: Generator[Item], depth: int = 1) -> Generator[Item]:
+    """The same items, of which a thread of its own makes the next ``depth`` while the caller is busy with one.
+
+    An error of the items is raised where it would have been. At the end, on an error and when this is closed, the
+    thread finishes the item that it is at, the items are closed and the thread is gone: close it (``closing``).
+    """
+    ended = object()
+    thread = ThreadPoolExecutor(1, "wsikit-ahead")
+    try:
+        made = deque(thread.submit(next, items, ended) for _ in range(depth))
+        while (item := made.popleft().result()) is not ended:
+            made.append(thread.submit(next, items, ended))
+            yield item  # type: ignore[misc]  # it is none but those of the items
+            del item
+    finally:
+        thread.shutdown(cancel_futures=True)
+        items.close()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsikit.atomic import replace_file
 from wsikit.errors import WsikitError
+from wsikit.pipeline.busy import Busy
 
 if TYPE_CHECKING:
     from wsikit.pipeline.run import RunReport
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
     from wsikit.slides import BadTile, Slide
 
 SCHEMA = 1
-RESULT_VERSION = 2
+RESULT_VERSION = 3
 """Raised whenever the same input and parameters would give other results than before; old results are then redone."""
-TRANSIENT = frozenset({"io_error", "no_space", "internal", "worker_lost", "slide_changed"})
+TRANSIENT = frozenset({"io_error", "no_space", "no_gpu_memory", "internal", "worker_lost", "slide_changed"})
 """Reasons that lie in the machine and not in the slide: such a slide is tried again by the next run."""
 _PACKAGES = (
     *("wsikit", "numpy", "scipy", "scikit-image", "shapely", "zarr", "tifffile", "imagecodecs"),
@@ -168,6 +169,9 @@ def describe(slide: Slide, predictor: Model, report: RunReport) -> Record:
         "tissue_um2": report.tissue_um2,
         "bad_tiles": bad_tile_facts(report.bad_tiles),
         "seconds": dict(report.seconds),
+        "busy": report.busy.rounded(),
+        # of what the record holds, so that the report says the same
+        "bottleneck": str(Busy.of(report.busy.rounded())),
         "peak_rss_mb": report.peak_rss_mb,
         "outputs": dict(report.outputs),
     }

@@ -20,6 +20,7 @@ from wsikit.config import TileConfig
 from wsikit.errors import ConfigError, PixelReadError, PluginError, WsikitError
 from wsikit.patches import FORMATS, PatchRows, PatchSet, PatchWriter
 from wsikit.pipeline.batch import quality_filter, tissue_of
+from wsikit.pipeline.busy import Clock
 from wsikit.pipeline.each import OVERVIEW, Advance, Observer, clear, each_slide, refuse_foreign
 from wsikit.pipeline.encode import PatchEncoder, own_level
 from wsikit.pipeline.heat import Patches
@@ -27,7 +28,7 @@ from wsikit.pipeline.inputs import SlideEntry
 from wsikit.pipeline.merge import overview_picture
 from wsikit.pipeline.overview import Scene, draw_overview
 from wsikit.pipeline.roi import check_roi, content_hash, roi_file
-from wsikit.pipeline.run import Clock, peak_rss_mb, size_on_disk
+from wsikit.pipeline.run import size_on_disk
 from wsikit.pipeline.state import (
     Record,
     bad_tile_facts,
@@ -39,6 +40,7 @@ from wsikit.pipeline.state import (
     versions,
     write_record,
 )
+from wsikit.pipeline.supertile import peak_rss_mb
 from wsikit.pipeline.windows import Windows, choose_windows, coords_file
 from wsikit.quality import Quality
 from wsikit.slides import BadTile, Slide, open_slide

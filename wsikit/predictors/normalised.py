@@ -85,6 +85,11 @@ class _Normalised(Generic[M]):
         return self.model.labels
 
     @property
+    def batch(self) -> int | None:
+        """Patches in a pass of the model, where it is a network."""
+        return getattr(self.model, "batch", None)
+
+    @property
     def identity(self) -> Mapping[str, Any]:
         """The model's class and identity, and the target."""
         model = {"class": code_of(type(self.model)), "identity": dict(self.model.identity)}

@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from wsikit.pipeline.busy import Busy
 from wsikit.pipeline.report.facts import FLAG_SHARE, STAGES, Color, SlideFacts, ranked
 from wsikit.pipeline.report.formats import duration, sentence
 
@@ -271,6 +272,30 @@ def bottleneck(found: Sequence[Stage]) -> str:
     return sentence(said) + (f" For {first.name}, {helps}." if helps else "")
 
 
+BINDING = {
+    "reader": "Slides on a faster disk and more workers (--num-workers) would help; a faster model would not.",
+    "model": "More workers (--num-workers) while cores are idle, or a GPU for a network, help; a faster disk does not.",
+    "GPU": "A shorter --precision, a larger --batch-size or a faster GPU would help; a faster disk would not.",
+    "post-processing": "More workers (--num-workers) and a fast disk for the output folder would help.",
+    "balanced": "More workers (--num-workers) would help while cores are idle.",
+}
+"""What would help where a stage of the prediction binds."""
+
+
+def busy(slides: Iterable[SlideFacts]) -> Busy:
+    """Of all slides together."""
+    return Busy.total(slide.stages_busy() for slide in slides)
+
+
+def binding(found: Busy) -> str:
+    """Which stage of the prediction binds and what would help, in words; nothing where no time was taken."""
+    bound = found.bound()
+    if not bound:
+        return ""
+    told = "" if bound == "balanced" else f" ({found.told()} of the time)"
+    return f"Within predict: {found}{told}. {BINDING['GPU' if bound == 'model' and found.gpu else bound]}"
+
+
 def _percent(stage: Stage) -> str:
     return f"{100 * stage.share:.0f} %"
 
@@ -298,6 +323,7 @@ CAUSES = {
     "missing_mpp": "The file does not say its resolution",
     "missing_roi": "No region of interest was given for the slide",
     "no_annotations": "The annotation file is empty",
+    "no_gpu_memory": "The GPU has too little memory for the model",
     "no_space": "The disk is full",
     "not_a_file": "There is no such file",
     "not_brightfield": "Not a brightfield slide",

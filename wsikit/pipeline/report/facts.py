@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
+from wsikit.pipeline.busy import Busy
 from wsikit.pipeline.lettering import printable
 
 STAGES = ("open", "tissue", "prepare", "predict", "merge")
@@ -121,6 +122,8 @@ class SlideFacts(_Part):
     tissue_um2: float | None = None
     bad_tiles: tuple[BadTileFacts, ...] | None = None
     seconds: dict[Text, float] = Field(default_factory=dict)
+    busy: dict[Text, float] = Field(default_factory=dict)
+    """What ``Busy`` holds."""
     peak_rss_mb: float | None = None
     outputs: dict[Text, int] = Field(default_factory=dict)
 
@@ -164,6 +167,10 @@ class SlideFacts(_Part):
         """Stage -> seconds, in the order of their happening, without the total."""
         names = sorted(self.seconds, key=lambda name: STAGES.index(name) if name in STAGES else len(STAGES))
         return {name: self.seconds[name] for name in names if name != "total"}
+
+    def stages_busy(self) -> Busy:
+        """How busy reader, model and post-processing were in ``predict``."""
+        return Busy.of(self.busy)
 
     def marked_flags(self) -> dict[str, float]:
         """Flag -> share of patches, of those that cover more than ``FLAG_SHARE`` of the slide; the largest first."""

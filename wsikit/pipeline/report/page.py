@@ -130,6 +130,7 @@ def _cohort(slides: Sequence[SlideFacts]) -> dict[str, Any]:
         "stages": stages,
         "stage_colors": {stage.name: f"hsl({(205 + 137 * i) % 360} 45% 55%)" for i, stage in enumerate(stages)},
         "bottleneck": cohort.bottleneck(stages),
+        "binding": cohort.binding(cohort.busy(slides)),
         "work_seconds": sum(times) if times else None,
         "models": _distinct(slide.model.model_dump(exclude_defaults=True) for slide in slides),
         "versions": _distinct(slide.versions for slide in slides),

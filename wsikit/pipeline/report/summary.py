@@ -21,9 +21,10 @@ def write_summary(out_dir: Path, records: Sequence[Mapping[str, Any]]) -> Path:
 
     After ``COLUMNS`` and ``MORE_COLUMNS`` comes ``objects:<label>`` (a count) or ``fraction:<label>`` (a share of the
     tissue) for every label that occurs; then, where any record has them, ``score:<label>`` of a bag model,
-    ``flag:<artefact>`` (a share of the patches), ``dropped`` patches and ``patient``. Control characters of names are
-    escaped, so a row is a line. Empty means not known. Numbers are written as they are in the records, mm^2 and shares
-    with six decimals.
+    ``flag:<artefact>`` (a share of the patches), ``dropped`` patches, ``patient``, ``busy:<stage>`` (seconds; of
+    ``busy:wall`` that it could have worked) and ``bottleneck``, the stage that binds. Control characters of names
+    are escaped, so a row is a line. Empty means not known. Numbers are written as they are in the records, mm^2 and
+    shares with six decimals.
 
     Raises:
         OutputError: it cannot be written.
@@ -67,11 +68,13 @@ def _more(slide: SlideFacts) -> dict[str, Any]:
         **({f"flag:{name}": round(share, 6) for name, share in quality.shares().items()} if quality else {}),
         **({"dropped": quality.dropped} if quality else {}),
         **({"patient": slide.patient} if slide.patient else {}),
+        **{f"busy:{name}": seconds for name, seconds in slide.stages_busy().rounded().items() if slide.busy},
+        **({"bottleneck": slide.stages_busy().bound()} if slide.busy else {}),
     }
 
 
 def _columns(slides: Iterable[SlideFacts]) -> list[str]:
     """Those that occur: kind by kind, within a kind in order of their first appearance."""
-    kinds = ("objects", "fraction", "score", "flag", "dropped", "patient")
+    kinds = ("objects", "fraction", "score", "flag", "dropped", "patient", "busy", "bottleneck")
     found = dict.fromkeys(name for slide in slides for name in _more(slide))
     return sorted(found, key=lambda name: kinds.index(name.partition(":")[0]))
