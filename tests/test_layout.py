@@ -18,10 +18,10 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 LAYERS = (
-    {"errors", "atomic", "geometry", "registry", "config"},
+    {"errors", "atomic", "buffers", "geometry", "registry", "config"},
     {"predictions", "features", "outlines"},
     {"slides", "stain"},
-    {"tissue", "tiling", "bags", "patches", "samples", "annotations", "limits", "artefacts", "quality"},
+    {"tissue", "tiling", "streaming", "bags", "patches", "samples", "annotations", "limits", "artefacts", "quality"},
     {"predictors", "stitching", "sinks", "nn", "training", "metrics"},
     {"methods"},
     {"pipeline"},

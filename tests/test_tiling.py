@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import islice
 
 import numpy as np
 import pytest
@@ -11,11 +10,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from wsikit.errors import ConfigError, PixelReadError, ResolutionError
+from wsikit.errors import ConfigError, ResolutionError
 from wsikit.geometry import Region, TileSpec
 from wsikit.slides import Slide
 from wsikit.slides.array import array_slide
-from wsikit.tiling import TileGrid, batches
+from wsikit.tiling import TileGrid
 from wsikit.tissue import TissueMask
 
 MPP = 0.5
@@ -113,22 +112,6 @@ def test_a_supertile_smaller_than_a_core_is_one_core() -> None:
     assert [len(part) for part in grid.supertiles(1)] == [1] * len(grid)
 
 
-@settings(max_examples=40)
-@given(sides, sides, big_specs, st.integers(1, 120), st.integers(1, 20), st.sampled_from([MPP, 0.83, 2.0]))
-def test_batches_give_what_reading_each_region_gives(
-    width: int, height: int, spec: TileSpec, side: int, batch_size: int, mpp: float
-) -> None:
-    slide = array_slide(noise(width, height), MPP)
-    grid = TileGrid.cover(slide, spec.at(mpp))
-    seen = []
-    for batch in batches(slide, grid, batch_size=batch_size, supertile=side):
-        assert 1 <= len(batch) == len(batch.images) <= batch_size
-        for image, region in zip(batch.images, batch.regions, strict=True):
-            assert np.array_equal(image, slide.read(region))
-            seen.append(region)
-    assert sorted(map(repr, seen)) == sorted(map(repr, grid))
-
-
 def brute_share(mask: TissueMask, region: Region) -> float:
     """Share of a region that is tissue, one mask pixel after another."""
     scale = region.mpp / mask.mpp
@@ -180,12 +163,11 @@ def test_a_share_exactly_at_the_limit_is_enough() -> None:
     assert len(TileGrid.cover(slide, TileSpec(MPP, 100, min_tissue=0.301), TissueMask(array, 5.0))) == 0
 
 
-def test_no_tissue_gives_an_empty_grid_and_no_batches() -> None:
+def test_no_tissue_gives_an_empty_grid() -> None:
     slide = blank(100, 100)
     grid = TileGrid.cover(slide, TileSpec(MPP, 32), TissueMask(np.zeros((100, 100), bool), MPP))
     assert len(grid) == 0
     assert grid.supertiles() == []
-    assert list(batches(slide, grid)) == []
 
 
 def test_a_slice_of_a_grid_is_a_grid() -> None:
@@ -207,17 +189,6 @@ def test_what_the_slide_does_not_hold_is_refused() -> None:
         TileGrid.cover(blank(64, 64), TileSpec(0.25, 32))
 
 
-@pytest.mark.parametrize(("wrong", "said"), [({"batch_size": 0}, "batch_size"), ({"supertile": 0}, "side")])
-def test_wrong_sizes_are_refused(wrong: dict[str, int], said: str) -> None:
-    slide = blank(64, 64)
-    with pytest.raises(ConfigError, match=said):
-        list(batches(slide, TileGrid.cover(slide, TileSpec(MPP, 32)), **wrong))
-
-
-def test_batches_stop_at_pixels_that_cannot_be_decoded() -> None:
-    slide = array_slide(noise(128, 128), MPP, tile=(32, 32), bad=[(0, 3, 3)])
-    stream = batches(slide, TileGrid.cover(slide, TileSpec(MPP, 32)), supertile=32)
-    good = list(islice(stream, 15))
-    assert all(len(batch) == 1 for batch in good)
-    with pytest.raises(PixelReadError):
-        next(stream)
+def test_a_supertile_without_a_side_is_refused() -> None:
+    with pytest.raises(ConfigError, match="side"):
+        TileGrid.cover(blank(64, 64), TileSpec(MPP, 32)).supertiles(0)

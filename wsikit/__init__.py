@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from wsikit.sinks.geojson import GeoJSONSink
     from wsikit.sinks.omezarr import OmeZarrSink
     from wsikit.slides import Slide, open_slide
-    from wsikit.tiling import TileGrid, batches
+    from wsikit.streaming import batches
+    from wsikit.tiling import TileGrid
     from wsikit.tissue import TissueMask, find_tissue
 
 _HOME = {
@@ -36,7 +37,7 @@ _HOME = {
     "Slide": "wsikit.slides",
     "open_slide": "wsikit.slides",
     "TileGrid": "wsikit.tiling",
-    "batches": "wsikit.tiling",
+    "batches": "wsikit.streaming",
     "TissueMask": "wsikit.tissue",
     "find_tissue": "wsikit.tissue",
 }

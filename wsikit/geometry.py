@@ -94,6 +94,12 @@ class Region:
         x1, y1 = min(self.x1, other.x1), min(self.y1, other.y1)
         return Region(x0, y0, x1 - x0, y1 - y0, self.mpp) if x0 < x1 and y0 < y1 else None
 
+    def overlap(self, box: Box) -> float:
+        """Area in px that a box of this lattice shares with the region; 0 where they only touch."""
+        x0, y0, x1, y1 = box
+        width, height = min(x1, self.x1) - max(x0, self.x), min(y1, self.y1) - max(y0, self.y)
+        return max(0.0, width) * max(0.0, height)
+
     def slices(self, inside: Region) -> tuple[slice, slice]:
         """(rows, columns) of this region in an array that holds ``inside``; this region must lie within it."""
         x, y = self.x - inside.x, self.y - inside.y

@@ -111,18 +111,3 @@ def cut(pixels: Pixels, inside: Region, grid: TileGrid, batch_size: int | None =
     for start in range(0, len(grid), batch_size):
         regions = tuple(grid[start : start + batch_size])
         yield Batch(np.stack([pixels[region.slices(inside)] for region in regions]), regions)
-
-
-def batches(
-    slide: Slide, grid: TileGrid, *, batch_size: int | None = None, supertile: int = SUPERTILE
-) -> Iterator[Batch]:
-    """Stream a slide's patches. Each super-tile is read once and its patches are cut from it.
-
-    Memory holds one super-tile and one batch. The order is that of ``grid.supertiles``.
-
-    Raises:
-        PixelReadError: some pixels cannot be decoded.
-    """
-    for part in grid.supertiles(supertile):
-        region = part.extent()
-        yield from cut(slide.read(region), region, part, batch_size)

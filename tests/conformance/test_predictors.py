@@ -15,7 +15,8 @@ from wsikit.predictions import Batch, Label, Objects, Points, Prediction, Predic
 from wsikit.predictors import PREDICTORS, load_predictor
 from wsikit.slides import Slide, open_slide
 from wsikit.slides.array import array_slide
-from wsikit.tiling import TileGrid, batches
+from wsikit.streaming import batches
+from wsikit.tiling import TileGrid
 from wsikit.tissue import TissueMask
 
 CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"

@@ -32,7 +32,8 @@ from wsikit.predictions import BagPredictor, Batch, Encoder, Predictor
 from wsikit.predictors import load_predictor
 from wsikit.sinks.geojson import GeoJSONSink
 from wsikit.sinks.omezarr import OmeZarrSink
-from wsikit.tiling import TileGrid, batches
+from wsikit.streaming import batches
+from wsikit.tiling import TileGrid
 from wsikit.tissue import TissueMask
 
 CARD: dict[str, Any] = {

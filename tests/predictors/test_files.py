@@ -21,7 +21,8 @@ from wsikit.predictions import Batch, Encoder, Predictor
 from wsikit.predictors import PREDICTORS, load_predictor
 from wsikit.predictors.files import dumps
 from wsikit.slides import Slide
-from wsikit.tiling import TileGrid, batches
+from wsikit.streaming import batches
+from wsikit.tiling import TileGrid
 
 HEAD = """
 import threading
