@@ -22,6 +22,9 @@ DATA = os.environ.get("WSIKIT_DATA")
 CMU, NDPI, HE = "cmu-1-small-region.svs", "test3-DAPI-2-387.ndpi", "instanseg_HE_example.tif"
 CASES = [
     ("array", "array"),
+    ("tiff", "whole.tif"),
+    ("tiff", "fractional.tif"),
+    ("tiff", CMU),
     ("openslide", "whole.tif"),
     ("openslide", "fractional.tif"),
     ("tiffslide", "whole.tif"),

@@ -18,6 +18,7 @@ __all__ = ["READERS", "BadTile", "PartialRead", "Pixels", "Reader", "Slide", "op
 READERS = Registry(
     "reader",
     [
+        ("tiff", "wsikit.slides.tiff:TiffReader"),
         ("openslide", "wsikit.slides.openslide:OpenSlideReader"),
         ("tiffslide", "wsikit.slides.tiffslide:TiffSlideReader"),
         ("image", "wsikit.slides.image:ImageReader"),
