@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import imagecodecs
@@ -15,7 +17,9 @@ from worker import Case, Position
 
 import wsikit
 from wsikit.geometry import Region, TileSpec
-from wsikit.tiling import TileGrid, batches
+from wsikit.pipeline.schedule import bounded, workers
+from wsikit.streaming import batches
+from wsikit.tiling import TileGrid
 
 TILES = 64
 """Tiles that a thread of the floor takes at once."""
@@ -83,6 +87,31 @@ def floor(case: Case) -> dict[str, Any]:
         os.close(fileno)
 
 
+def pooled(case: Case) -> dict[str, Any]:
+    """Super-tiles, read and looked at by plain threads: what scheduling is compared with."""
+    with wsikit.open_slide(case.path) as slide:
+        parts = inside(slide, case).supertiles()
+        with ThreadPoolExecutor(case.threads) as pool:
+            return {"patches": sum(pool.map(partial(_density, slide), parts))}
+
+
+def scheduled(case: Case) -> dict[str, Any]:
+    """The same through dask, as `wsikit run` schedules its super-tiles; starting dask is not timed."""
+    with wsikit.open_slide(case.path) as slide, workers(case.threads, processes=False) as client:
+        start = time.perf_counter()
+        parts = inside(slide, case).supertiles()
+        patches = sum(bounded(client, partial(_density, slide), parts))
+        return {"patches": patches, "wall": time.perf_counter() - start}
+
+
+def _density(slide: wsikit.Slide, part: TileGrid) -> int:
+    """Read a super-tile's patches and take their mean optical density: a tenth of a second and more."""
+    return sum(len(batch.regions) for batch in batches(slide, part) if _OPTICAL_DENSITY[batch.images].mean() >= 0)
+
+
+_OPTICAL_DENSITY = -np.log10(np.maximum(np.arange(256), 1) / 255).astype(np.float32)
+
 PACKAGES = dict.fromkeys(
-    ["patches", "scaled", "single", "floor"], ["wsikit", "imagecodecs", "tifffile", "numpy"]
+    ["patches", "scaled", "single", "floor", "pooled", "scheduled", "store", "store_all"],
+    ["wsikit", "imagecodecs", "tifffile", "numpy"],
 )

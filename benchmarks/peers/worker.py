@@ -116,7 +116,8 @@ class Case:
         """(x, y) of all patches that lie inside the slide, row by row; random ones in 64 groups."""
         if self.random:
             return [group.tolist() for group in np.array_split(self._scattered(), 64)]
-        right, bottom = self.width - self.size, self.height - self.size
+        scale = self.mpp / (self.wanted_mpp or self.mpp)
+        right, bottom = int(self.width * scale) - self.size, int(self.height * scale) - self.size
         columns = range(self.offset, right + 1, self.stride)
         return [[(x, y) for x in columns] for y in range(self.offset, bottom + 1, self.stride)]
 
