@@ -82,10 +82,10 @@ def _facts(path: Path, reader: Reader) -> dict[str, Any]:
 def _refusals(path: Path, chosen: str) -> dict[str, str]:
     """Why each reader before the chosen one does not take the file."""
     from wsikit.errors import SlideOpenError
-    from wsikit.slides import READERS
+    from wsikit.slides import READERS, tried
 
     reasons: dict[str, str] = {}
-    for name in READERS:
+    for name in tried():
         if name == chosen:
             break
         try:

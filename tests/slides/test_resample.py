@@ -3,6 +3,7 @@
 from fractions import Fraction
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -66,18 +67,46 @@ def test_a_pixel_does_not_depend_on_the_origin_of_the_source(data: st.DataObject
     assert np.array_equal(cropped, average(box, ratio))
 
 
+def parts(index: int, ratio: float) -> list[tuple[int, int]]:
+    """(source pixel, its weight in 1/256) of one output pixel."""
+    low, high = (int(np.rint((index + k) * (ratio * 256))) for k in (0, 1))
+    pixels = range(low // 256, -(-high // 256))
+    return [(p, min(high, 256 * p + 256) - max(low, 256 * p)) for p in pixels]
+
+
+def exact(box: tuple[int, int, int, int], ratio: float) -> np.ndarray:
+    """Pixel by pixel in whole numbers, rounded half up."""
+    x, y, width, height = box
+    averaged = np.zeros((height, width, 3), np.uint8)
+    for j in range(height):
+        for i in range(width):
+            weighted = [(wy * wx, SOURCE[py, px]) for py, wy in parts(y + j, ratio) for px, wx in parts(x + i, ratio)]
+            area = sum(weight for weight, _ in weighted)
+            total = sum(weight * pixel.astype(np.int64) for weight, pixel in weighted)
+            averaged[j, i] = (total + area // 2) // area
+    return averaged
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data(), ratios | st.integers(1, 6).map(float))
+def test_equal_to_whole_numbers_pixel_by_pixel(data: st.DataObject, ratio: float) -> None:
+    box = data.draw(boxes(ratio))
+    assert np.array_equal(average(box, ratio), exact(box, ratio))
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.data(), st.integers(1, 6))
 def test_whole_ratio_equals_the_generic_path(data: st.DataObject, ratio: int) -> None:
-    x, y, width, height = box = data.draw(boxes(float(ratio)))
-    rows, row_weights, row_total = resample._taps(y, height, float(ratio), 0)
-    columns, column_weights, column_total = resample._taps(x, width, float(ratio), 0)
-    total = np.zeros((height, width, 3), np.int64)
-    for row, wr in zip(rows, row_weights, strict=True):
-        for column, wc in zip(columns, column_weights, strict=True):
-            total += SOURCE[row][:, column].astype(np.int64) * wr[:, None, None] * wc[None, :, None]
-    area = row_total[:, None, None] * column_total[None, :, None]
-    assert np.array_equal(average(box, float(ratio)), (total + area // 2) // area)
+    box = data.draw(boxes(float(ratio)))
+    assert np.array_equal(average(box, float(ratio)), resample._any_ratio(SOURCE, (0, 0), float(ratio), box))
+
+
+@pytest.mark.parametrize("ratio", [2.0, 1.3])
+def test_more_rows_than_are_made_at_once(ratio: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    box = (1, 1, 30, 40)
+    whole = average(box, ratio)
+    monkeypatch.setattr(resample, "BLOCK", 7)
+    assert np.array_equal(average(box, ratio), whole)
 
 
 @given(ratios)

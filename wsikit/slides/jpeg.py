@@ -36,6 +36,7 @@ class JpegTiles:
     """
 
     name = "jpeg"
+    scalable = True
 
     def __init__(self, size: tuple[int, int], *, rgb: bool, tables: bytes = b"") -> None:
         self.size = size

@@ -14,6 +14,7 @@ from PIL import Image
 
 from wsikit.errors import PixelReadError, SlideOpenError
 from wsikit.slides.colour import over_background, tiff_colour_fault
+from wsikit.slides.ifd import TIFF_MAGIC
 from wsikit.slides.resolution import Stated, from_resolution, number
 from wsikit.slides.slide import DEFAULT_TILE, Pixels
 
@@ -24,8 +25,6 @@ blocks do not read a whole level faster, and cost patches more: 64 patches of 25
 STRIP_PIXELS = 4_000_000
 """Larger reads go in strips of whole tile rows: OpenSlide's own buffers take 11 bytes a pixel on the way to RGB."""
 WHITE = (255, 255, 255)
-TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-"""The first four bytes of TIFF and BigTIFF."""
 
 
 class OpenSlideReader:

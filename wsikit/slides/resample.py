@@ -1,16 +1,25 @@
 """Area averaging on a fixed lattice.
 
 Output pixel i of ratio r covers source pixels [i * r, (i + 1) * r). Edges are rounded to 1/256 of a source pixel and
-all sums are integers, so a pixel's value depends on its own index only: never on the region that was asked for.
+all sums are exact integers (in floating point where their size allows), so a pixel's value depends on its own index
+only: never on the region that was asked for.
 """
 
 from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from scipy import sparse
+
 SUBPIXEL = 256
 """Parts into which a source pixel is divided."""
+BLOCK = 64
+"""Output rows that are made at once: sums of more than these fall out of the processor's cache."""
 
 
 def area_average(
@@ -27,50 +36,76 @@ def area_average(
     Returns:
         (height, width, 3) uint8, each value rounded half up.
     """
-    x, y, width, height = box
     if ratio == int(ratio):
-        return _block_average(source, origin, int(ratio), box)
-    rows, row_weights, row_total = _taps(y, height, ratio, origin[1])
-    columns, column_weights, column_total = _taps(x, width, ratio, origin[0])
-    tall = np.zeros((height, source.shape[1], 3), np.int32)
-    for index, weight in zip(rows, row_weights, strict=True):
-        tall += source[index] * weight[:, None, None].astype(np.int32)
-    total = np.zeros((height, width, 3), np.int64)
-    for index, weight in zip(columns, column_weights, strict=True):
-        total += tall[:, index] * weight[None, :, None]
-    area = row_total[:, None, None] * column_total[None, :, None]
-    averaged: NDArray[np.uint8] = ((total + area // 2) // area).astype(np.uint8)
+        return _whole_ratio(source, origin, int(ratio), box)
+    return _any_ratio(source, origin, ratio, box)
+
+
+def _whole_ratio(
+    source: NDArray[np.uint8], origin: tuple[int, int], ratio: int, box: tuple[int, int, int, int]
+) -> NDArray[np.uint8]:
+    """Every source pixel counts fully, for one output pixel: plain sums."""
+    x, y, width, height = box
+    left, top = x * ratio - origin[0], y * ratio - origin[1]
+    area = ratio * ratio
+    # 16 bits where the sum fits: twice as many at a time
+    kind: Any = np.uint16 if 255 * area + area // 2 <= np.iinfo(np.uint16).max else np.uint32
+    averaged = np.empty((height, width, 3), np.uint8)
+    for first in range(0, height, BLOCK):
+        rows = min(BLOCK, height - first)
+        start = top + first * ratio
+        view = source[start : start + rows * ratio, left : left + width * ratio]
+        tall = view[0::ratio].astype(kind)
+        for k in range(1, ratio):
+            tall += view[k::ratio]
+        # channel by channel, so that the inner loop runs along the row and not over three values
+        total = np.full((3, rows, width), area // 2, kind)
+        for channel in range(3):
+            for k in range(ratio):
+                total[channel] += tall[:, k::ratio, channel]
+        total //= kind(area)
+        averaged[first : first + rows] = total.transpose(1, 2, 0)
     return averaged
 
 
-def _block_average(
-    source: NDArray[np.uint8], origin: tuple[int, int], ratio: int, box: tuple[int, int, int, int]
+def _any_ratio(
+    source: NDArray[np.uint8], origin: tuple[int, int], ratio: float, box: tuple[int, int, int, int]
 ) -> NDArray[np.uint8]:
-    """The same for a whole ratio, where every weight is one."""
+    """Weighted sums, rows first: a sparse matrix for each axis."""
     x, y, width, height = box
-    left, top = x * ratio - origin[0], y * ratio - origin[1]
-    view = source[top : top + height * ratio, left : left + width * ratio]
-    tall = np.zeros((height, width * ratio, 3), np.uint32)
-    for k in range(ratio):
-        tall += view[k::ratio]
-    total = np.zeros((height, width, 3), np.uint32)
-    for k in range(ratio):
-        total += tall[:, k::ratio]
-    area = ratio * ratio
-    return ((total + area // 2) // area).astype(np.uint8)
+    # sums of whole numbers are exact up to 2^24 in float32 and 2^53 in float64
+    narrow = 255 * SUBPIXEL * (ratio + 2) < 2**24
+    columns, column_total = _weights(x, width, ratio, origin[0], source.shape[1], np.float64)
+    averaged = np.empty((height, width, 3), np.uint8)
+    for first in range(0, height, BLOCK):
+        rows = min(BLOCK, height - first)
+        low = max(0, math.floor((y + first) * ratio) - 1 - origin[1])
+        part = source[low : math.ceil((y + first + rows) * ratio) + 1 - origin[1]]
+        kind = np.float32 if narrow else np.float64
+        weights, row_total = _weights(y + first, rows, ratio, origin[1] + low, len(part), kind)
+        tall = weights @ part.reshape(len(part), -1).astype(kind)
+        # (rows, W, 3) -> (W, rows * 3): the other axis first
+        turned = np.ascontiguousarray(tall.reshape(rows, -1, 3).transpose(1, 0, 2), np.float64)
+        total = (columns @ turned.reshape(len(turned), -1)).reshape(width, rows, 3)
+        area = np.multiply.outer(column_total, row_total)[..., None]
+        # exact enough: a quotient below a whole number is at least 1 / area below it
+        averaged[first : first + rows] = ((total + area // 2) / area).astype(np.uint8).transpose(1, 0, 2)
+    return averaged
 
 
-def _taps(
-    start: int, count: int, ratio: float, origin: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Source indices (T, count), their weights (T, count) and the weights' sum (count,) for one axis."""
+def _weights(
+    start: int, count: int, ratio: float, origin: int, length: int, kind: Any
+) -> tuple[sparse.csr_array, NDArray[np.int64]]:
+    """(count, length) weights of the source pixels, in 1/256 of a pixel, and their (count,) sums, for one axis."""
+    from scipy import sparse
+
     edges = np.rint(np.arange(start, start + count + 1) * (ratio * SUBPIXEL)).astype(np.int64)
     low, high = edges[:-1], edges[1:]
     first = low // SUBPIXEL
-    steps = np.arange(int((-(-high // SUBPIXEL) - first).max()))[:, None]
-    pixel = first + steps
-    weights = np.minimum(high, (pixel + 1) * SUBPIXEL) - np.maximum(low, pixel * SUBPIXEL)
-    weights = np.maximum(weights, 0)
-    # a tap of weight zero may point past the source: point it at the first pixel instead
-    index = np.where(weights > 0, pixel, first) - origin
-    return index, weights, high - low
+    taps = -(-high // SUBPIXEL) - first
+    starts = np.concatenate([[0], np.cumsum(taps)])
+    pixel = np.arange(starts[-1]) - np.repeat(starts[:-1] - first, taps)
+    weights = np.minimum(np.repeat(high, taps), (pixel + 1) * SUBPIXEL) - np.maximum(
+        np.repeat(low, taps), pixel * SUBPIXEL
+    )
+    return sparse.csr_array((weights.astype(kind), pixel - origin, starts), shape=(count, length)), high - low

@@ -8,16 +8,23 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsikit.errors import PixelReadError, SlideOpenError
-from wsikit.slides.colour import PHOTOMETRIC_RGB, tiff_colour_fault
+from wsikit.slides.codecs import Codec, Jpeg2000Tiles, plain_codec
+from wsikit.slides.colour import PHOTOMETRIC_RGB, PHOTOMETRIC_YCBCR, tiff_colour_fault
+from wsikit.slides.ifd import MAX_IFDS, check_ifds
 from wsikit.slides.jpeg import JpegTiles
-from wsikit.slides.openslide import TIFF_MAGIC, OpenSlideReader
-from wsikit.slides.slide import Pixels, Reader
+from wsikit.slides.openslide import OpenSlideReader
+from wsikit.slides.slide import Pixels
+
+if TYPE_CHECKING:
+    from wsikit.slides.tiffslide import TiffSlideReader
+
+    Described = OpenSlideReader | TiffSlideReader
 
 VENDORS = ("aperio", "generic-tiff")
 """OpenSlide's names of the formats whose levels are plain grids of tiles. The others shift, overlap or leave out tiles
@@ -25,8 +32,10 @@ VENDORS = ("aperio", "generic-tiff")
 together."""
 JPEG = 7
 """TIFF compression (tag 259): JPEG, TIFF Technical Note 2."""
-CONTIGUOUS, UPRIGHT = 1, 1
-"""TIFF planar configuration (tag 284) RGBRGB..., and orientation (tag 274) with the first pixel at the top left."""
+EXPECTED = {"PlanarConfiguration": 1, "Orientation": 1, "FillOrder": 1}
+"""TIFF 6.0: RGBRGB..., the first pixel at the top left, the first bit highest. These are also the tags' defaults."""
+MIN_TILE = 16
+"""Least side of a tile, px (TIFF 6.0: multiples of 16); smaller ones make tables of millions out of nothing."""
 MAX_TILE = 64_000_000
 """Most pixels of a tile (192 MB decoded)."""
 MAX_COMPRESSED = 4
@@ -36,27 +45,24 @@ SPARE = 1 << 20
 """Bytes that a small tile may have on top, for embedded profiles and the like."""
 
 
-class Codec(Protocol):
-    """How the tiles of one level are decoded. Raises ValueError where a tile is not what the level promises."""
-
-    name: str
-
-    def decode(self, data: bytes, out: Pixels) -> None:
-        """Decode one tile into (height, width, 3) uint8, C-contiguous."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class TileTable:
     """The tiles of one level as the file lists them."""
 
     size: tuple[int, int]
-    """(width, height) of a tile in px."""
+    """(width, height) of a tile in px of this level."""
     offsets: NDArray[np.int64]
     """(rows, columns) position of each tile in the file, bytes."""
     counts: NDArray[np.int64]
     """(rows, columns) compressed size of each tile, bytes; 0 where the file leaves it out."""
     codec: Codec
+    scale: int = 1
+    """Pixels of the stored tile, in x and in y, for each pixel of this level."""
+
+    @property
+    def most_bytes(self) -> int:
+        """The most that a sound tile can take in the file."""
+        return MAX_COMPRESSED * 3 * self.size[0] * self.size[1] * self.scale**2 + SPARE
 
 
 class TiffReader:
@@ -80,19 +86,12 @@ class TiffReader:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self._file: _File | None = None
-        with self.path.open("rb") as file:
-            if file.read(4) not in TIFF_MAGIC:
-                raise SlideOpenError("not a TIFF")
-        described, pages = _describe(self.path)
+        described, self._tables = _describe(self.path)
         self.sizes, self.downsamples = described.sizes, described.downsamples
         self.mpp, self.mpp_source = described.mpp, described.mpp_source
         self.vendor, self.properties = described.vendor, described.properties
         self.bounds, self.background = described.bounds, described.background
         self._associated = described.associated()
-        self._tables = tuple(
-            _table(page, level, size) for level, (page, size) in enumerate(zip(pages, self.sizes, strict=True))
-        )
-        self._refuse_holes()
         self._scratch = threading.local()
         self._file = _File(self.path)
 
@@ -133,16 +132,17 @@ class TiffReader:
         if data is None:
             out[:] = self.background
             return
+        table = self._tables[level]
         try:
-            self._tables[level].codec.decode(data, out)
-        except ValueError as error:
+            table.codec.decode(data, out, table.scale)
+        except (ValueError, RuntimeError) as error:  # imagecodecs raises RuntimeErrors
             raise PixelReadError(f"{self._tile_name(level, column, row)} cannot be decoded: {error}") from error
 
     def tile_jpeg(self, level: int, column: int, row: int) -> bytes | None:
         """See ``TileReader.tile_jpeg``."""
         codec = self._tables[level].codec
-        if not isinstance(codec, JpegTiles):
-            raise ValueError(f"level {level} of {self.path.name} holds no JPEG but {codec.name}")
+        if not isinstance(codec, JpegTiles) or self._tables[level].scale != 1:
+            raise ValueError(f"level {level} of {self.path.name} is not stored as JPEG tiles")
         data = self._compressed(level, column, row)
         try:
             return None if data is None else codec.standalone(data)
@@ -172,7 +172,7 @@ class TiffReader:
                 f"{self._tile_name(level, column, row)} should lie at bytes {offset} to {offset + count} of a file of "
                 f"{file.size} bytes: the file was cut short or its table is damaged"
             )
-        if count > MAX_COMPRESSED * 3 * table.size[0] * table.size[1] + SPARE:
+        if count > table.most_bytes:
             raise PixelReadError(f"{self._tile_name(level, column, row)} takes {count} bytes, more than it can need")
         try:
             data = os.pread(file.descriptor, count, offset)
@@ -195,12 +195,6 @@ class TiffReader:
             tile = self._scratch.tile = np.empty((height, width, 3), np.uint8)
         return tile
 
-    def _refuse_holes(self) -> None:
-        """OpenSlide paints the tiles that an Aperio file leaves out of a lower level from the level above."""
-        holes = [level for level, table in enumerate(self._tables) if level and not table.counts.all()]
-        if self.vendor == "aperio" and holes:
-            raise SlideOpenError(f"level {holes[0]} leaves out tiles, which OpenSlide makes from the level above")
-
 
 class _File:
     """A file descriptor that is closed when the last thread lets it go: a number closed under a read may be reused."""
@@ -214,26 +208,58 @@ class _File:
             os.close(self.descriptor)
 
 
-def _describe(path: Path) -> tuple[Reader, list[Any]]:
-    """What OpenSlide says of the file, and the ``tifffile`` page of each level."""
+def _describe(path: Path) -> tuple[Described, tuple[TileTable, ...]]:
+    """What OpenSlide, or else tiffslide, says of the file, and each level's tiles."""
     import tifffile
 
-    reader = OpenSlideReader(path)
-    reader.close()
-    if reader.vendor not in VENDORS:
-        raise SlideOpenError(f"the levels of a {reader.vendor} file are not plain grids of tiles")
+    check_ifds(path)
     try:
         with tifffile.TiffFile(path) as tiff:
             listed: Any = tiff.pages
             pages = [page for page in listed if page.is_tiled]
-            return reader, [_page_of(pages, level, size) for level, size in enumerate(reader.sizes)]
+            if not pages:
+                raise SlideOpenError("no image of the TIFF is tiled")
+            if len(pages[0].subifds or ()) > MAX_IFDS:
+                raise SlideOpenError(f"the TIFF holds more than {MAX_IFDS} images: no slide has so many")
+            reader = None if pages[0].subifds else _by_openslide(path)
+            if reader is not None:
+                levels = [_page_of(pages, level, size) for level, size in enumerate(reader.sizes)]
+                return reader, _tables(levels, reader)
     except SlideOpenError:
         raise
     except Exception as error:  # tifffile raises what the bad bytes lead to
         raise SlideOpenError(f"{type(error).__name__}: {error}") from error
+    return _by_tiffslide(path)
+
+
+def _by_openslide(path: Path) -> OpenSlideReader | None:
+    """None where OpenSlide does not know the file. Raises SlideOpenError where it knows better than this module."""
+    try:
+        reader = OpenSlideReader(path)
+    except SlideOpenError as error:
+        if error.code == "unreadable":
+            return None
+        raise
+    reader.close()
+    if reader.vendor not in VENDORS:
+        raise SlideOpenError(f"the levels of a {reader.vendor} file are not plain grids of tiles")
+    return reader
+
+
+def _by_tiffslide(path: Path) -> tuple[Described, tuple[TileTable, ...]]:
+    from wsikit.slides.tiffslide import TiffSlideReader
+
+    reader = TiffSlideReader(path)
+    try:
+        if reader.vendor not in (*VENDORS, "ome"):
+            raise SlideOpenError(f"the levels of a {reader.vendor} file are not plain grids of tiles")
+        return reader, _tables(reader.pages, reader)
+    finally:
+        reader.close()
 
 
 def _page_of(pages: list[Any], level: int, size: tuple[int, int]) -> Any:
+    """The page of a level, by its size."""
     found = [page for page in pages if (page.imagewidth, page.imagelength) == size]
     if len(found) != 1:
         raise SlideOpenError(
@@ -242,30 +268,59 @@ def _page_of(pages: list[Any], level: int, size: tuple[int, int]) -> Any:
     return found[0]
 
 
+def _tables(pages: list[Any], reader: Described) -> tuple[TileTable, ...]:
+    tables = tuple(
+        _table(page, level, size) for level, (page, size) in enumerate(zip(pages, reader.sizes, strict=True))
+    )
+    holes = [level for level, table in enumerate(tables) if level and not table.counts.all()]
+    if holes and (reader.name, reader.vendor) == ("openslide", "aperio"):
+        raise SlideOpenError(f"level {holes[0]} leaves out tiles, which OpenSlide makes from the level above")
+    return tables
+
+
 def _table(page: Any, level: int, size: tuple[int, int]) -> TileTable:
+    _check_page(page, level)
+    tile = int(page.tilewidth), int(page.tilelength)
+    columns, rows = (-(-side // t) for side, t in zip(size, tile, strict=True))
+    if not len(page.dataoffsets) == len(page.databytecounts) == rows * columns:
+        raise SlideOpenError(
+            f"level {level} needs {columns}x{rows} tiles, the file lists {len(page.dataoffsets)} places and "
+            f"{len(page.databytecounts)} sizes"
+        )
+    offsets, counts = (_int64(listed).reshape(rows, columns) for listed in (page.dataoffsets, page.databytecounts))
+    return TileTable(tile, offsets, counts, _codec(page, level, tile))
+
+
+def _int64(listed: Any) -> NDArray[np.int64]:
+    """What does not fit (a place past 2^63) becomes -1, which is no place."""
+    numbers = np.array(listed, np.uint64)
+    return np.where(numbers >> np.uint64(63), np.uint64(2**64 - 1), numbers).astype(np.int64)
+
+
+def _check_page(page: Any, level: int) -> None:
+    if not page.is_tiled:
+        raise SlideOpenError(f"level {level} is not tiled")
     fault = tiff_colour_fault(page)
     if fault:
         raise SlideOpenError(f"level {level} holds {fault}", code="unsupported_pixels")
-    if page.planarconfig != CONTIGUOUS or page.tags.valueof("Orientation", 1) != UPRIGHT:
-        raise SlideOpenError(f"level {level} keeps its colours in separate planes, or is turned or mirrored")
-    tile = int(page.tilewidth), int(page.tilelength)
-    if not 0 < tile[0] * tile[1] <= MAX_TILE:
-        raise SlideOpenError(f"level {level} has tiles of {tile[0]}x{tile[1]} px")
-    columns, rows = (-(-side // t) for side, t in zip(size, tile, strict=True))
-    offsets, counts = (np.array(listed, np.int64) for listed in (page.dataoffsets, page.databytecounts))
-    if not len(offsets) == len(counts) == rows * columns:
-        raise SlideOpenError(
-            f"level {level} needs {columns}x{rows} tiles, the file lists {len(offsets)} places and {len(counts)} sizes"
-        )
-    return TileTable(tile, offsets.reshape(rows, columns), counts.reshape(rows, columns), _codec(page, level, tile))
+    for tag, expected in EXPECTED.items():
+        if page.tags.valueof(tag, expected) != expected:
+            raise SlideOpenError(f"level {level} has {tag} {page.tags.valueof(tag)}, only {expected} is read here")
+    width, height = int(page.tilewidth), int(page.tilelength)
+    if min(width, height) < MIN_TILE or width * height > MAX_TILE:
+        raise SlideOpenError(f"level {level} has tiles of {width}x{height} px")
 
 
 def _codec(page: Any, level: int, tile: tuple[int, int]) -> Codec:
-    if page.compression != JPEG:
-        raise SlideOpenError(
-            f"level {level} is compressed in a way (TIFF compression {page.compression}) not read here"
-        )
     try:
-        return JpegTiles(tile, rgb=page.photometric == PHOTOMETRIC_RGB, tables=page.jpegtables or b"")
+        if page.compression == JPEG:
+            return JpegTiles(tile, rgb=page.photometric == PHOTOMETRIC_RGB, tables=page.jpegtables or b"")
+        codec = plain_codec(page, tile)
     except ValueError as error:
-        raise SlideOpenError(f"the tables that the tiles of level {level} share are damaged: {error}") from error
+        raise SlideOpenError(f"the tiles of level {level} cannot be decoded: {error}") from error
+    if codec is None or (page.photometric == PHOTOMETRIC_YCBCR and not isinstance(codec, Jpeg2000Tiles)):
+        raise SlideOpenError(
+            f"level {level} has TIFF compression {int(page.compression)}, photometric {int(page.photometric)}, which "
+            "is not read here"
+        )
+    return codec

@@ -62,7 +62,7 @@ class TiffSlideReader:
 
     def tile_size(self, level: int) -> tuple[int, int]:
         """(width, height) of the tiles, or of the strips of a level without tiles."""
-        page = self._pages[level]
+        page = self.pages[level]
         if page.is_tiled:
             return int(page.tilewidth), int(page.tilelength)
         return int(page.imagewidth), int(page.rowsperstrip)
@@ -103,10 +103,11 @@ class TiffSlideReader:
         _check_series(tiff, index, properties["tiffslide.series-axes"])
         self._file = tiff.filehandle
         self._file_size = self.path.stat().st_size
-        self._pages = [level.pages[0] for level in series.levels]
+        self.pages: list[Any] = [level.pages[0] for level in series.levels]
+        """The tifffile page of each level."""
         self.sizes = tuple((int(w), int(h)) for w, h in self._slide.level_dimensions)
         self.downsamples = tuple(float(d) for d in self._slide.level_downsamples)
-        for level, page in enumerate(self._pages):
+        for level, page in enumerate(self.pages):
             _check_page(page, level)
         self.vendor = str(properties.get("tiffslide.vendor") or "generic-tiff")
         self.properties: Mapping[str, str] = {k: str(v) for k, v in properties.items() if v is not None}
@@ -127,7 +128,7 @@ class TiffSlideReader:
 
     def _decode(self, level: int, index: int, left: int, top: int) -> NDArray[np.uint8] | None:
         """(H, W, 3) of a tile, or None where the file legally leaves it out."""
-        page = self._pages[level]
+        page = self.pages[level]
         where = f"{self.path.name}: the tile of level {level} at ({left}, {top})"
         data = self._bytes(page, index, where)
         if data is None:
