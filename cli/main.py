@@ -18,6 +18,7 @@ from .models import models
 from .report import report
 from .run import run
 from .samples import samples
+from .tile import tile
 from .tissue import tissue
 
 USAGE = 2
@@ -50,7 +51,7 @@ def _options(
     """Whole-slide images in, QuPath GeoJSON and OME-Zarr masks out."""
 
 
-for verb in (info, tissue, run, embed, report, evaluate, convert, models, samples):
+for verb in (info, tissue, tile, run, embed, report, evaluate, convert, models, samples):
     typer_app.command()(verb)
 typer_app.add_typer(config_app, name="config")
 

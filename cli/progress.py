@@ -69,7 +69,8 @@ def outcome(entry: SlideEntry, record: dict[str, Any], *, kept: bool) -> str:
     features = "{patches:,} x {width} features".format(**record["features"]) if "features" in record else ""
     seconds = "kept from an earlier run" if kept else f"{record['seconds']['total']:.1f} s"
     bad = f", {len(record['bad_tiles'])} bad tiles" if record.get("bad_tiles") else ""
-    said = found or areas or scores or features or "nothing found"
+    patches = f"{record['patches']:,} patches ({record['tiles']['passed']:,} as they are)" if "tiles" in record else ""
+    said = found or areas or scores or features or patches or "nothing found"
     return f"{entry.slide_id}: {record['status']}, {said}{bad}, {seconds}"
 
 
@@ -93,7 +94,7 @@ class _Lines:
 
     def progress(self, entry: SlideEntry, done: int, total: int) -> None:
         if total >= 20 and done % (total // 10) == 0 and 0 < done < total:
-            self._say(f"{entry.slide_id}: {done} of {total} super-tiles")
+            self._say(f"{entry.slide_id}: {done} of {total} parts")
 
     def finished(self, entry: SlideEntry, record: dict[str, Any], *, kept: bool) -> None:
         ended = next(self._ended)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +13,7 @@ import typer
 
 if TYPE_CHECKING:
     from wsikit.config import RunConfig
+    from wsikit.pipeline.inputs import SlideEntry
 
 Source = Annotated[
     str, typer.Option("--input", "-i", help="Folder (searched recursively), glob, one file or CSV manifest.")
@@ -89,7 +92,7 @@ def names(text: str | None) -> list[str] | None:
 
 def carry_out(config: RunConfig, source: str, out: Path, limit: int | None, *, force: bool, dry_run: bool) -> None:
     """Run what a configuration says over slides, or print what would be run. Exit code 3 unless all are complete."""
-    from wsikit.pipeline.batch import all_complete, run_many
+    from wsikit.pipeline.batch import run_many
     from wsikit.pipeline.inputs import find_slides
 
     entries = find_slides(source, out)[:limit]
@@ -99,11 +102,18 @@ def carry_out(config: RunConfig, source: str, out: Path, limit: int | None, *, f
         for line in plan(entries, out, config):
             print(line)
         return
+    watched(entries, out, partial(run_many, entries, out, config, force=force))
+
+
+def watched(entries: Sequence[SlideEntry], out: Path, work: Callable[..., list[dict[str, Any]]]) -> None:
+    """Show how ``work(observer=..., command=...)`` goes on and how it ended. Exit code 3 unless all are complete."""
+    from wsikit.pipeline.each import all_complete
+
     from .progress import observer
 
     with observer(sum(entry.part_of is None for entry in entries)) as watching:
         command = shlex.join(["wsikit", *sys.argv[1:]])
-        records = run_many(entries, out, config, force=force, observer=watching, command=command)
+        records = work(observer=watching, command=command)
     print(closing(records, out))
     if not all_complete(records):
         raise typer.Exit(3)

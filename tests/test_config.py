@@ -88,7 +88,7 @@ def test_an_unknown_key_in_a_file_is_refused(file: Path) -> None:
 
 
 def test_a_far_key_lists_the_keys() -> None:
-    with pytest.raises(ConfigError, match=r"'zzz'; the keys are: model, mpp, "):
+    with pytest.raises(ConfigError, match=r"'zzz'; the keys are: mpp_override, "):
         load_config(RunConfig, None, ["zzz=3"])
 
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, overload
+from typing import Any, Literal, Protocol, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,9 @@ class SlideRow(Protocol):
     def part_of(self) -> str | None:
         """Another row's slide that this file is only a part of."""
         ...
+
+
+Row = TypeVar("Row", bound=SlideRow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,18 +182,19 @@ def load_bags(
             label, a slide without features (no_features), vectors that do not belong together (mixed_features).
     """
     listed = [row for row in rows if row.part_of is None]
-    _refuse_leaks(listed)
+    refuse_leaks(listed)
     names = tuple(labels) if labels is not None else tuple(sorted({row.label for row in listed if row.label}))
     groups: dict[str, list[SlideRow]] = {}
-    for row in _of_split(listed, split):
-        groups.setdefault(_owner(row, by), []).append(row)
-    targets = tuple(_target(name, group, names) for name, group in groups.items())
+    for row in of_split(listed, split):
+        groups.setdefault(owner_of(row, by), []).append(row)
+    targets = tuple(target_of(name, group, names) for name, group in groups.items())
     files = tuple(tuple(FeatureFile.of(Path(out), row.slide_id) for row in group) for group in groups.values())
     _refuse_mixtures([file for group in files for file in group])
     return Bags(tuple(groups), files, targets, names)
 
 
-def _refuse_leaks(rows: Sequence[SlideRow]) -> None:
+def refuse_leaks(rows: Sequence[SlideRow]) -> None:
+    """Raise ConfigError (code split_leak) where slides of one patient stand in two splits."""
     first: dict[str, SlideRow] = {}
     for row in rows:
         if row.patient is None:
@@ -205,7 +209,8 @@ def _refuse_leaks(rows: Sequence[SlideRow]) -> None:
             )
 
 
-def _of_split(rows: Sequence[SlideRow], split: str | None) -> list[SlideRow]:
+def of_split(rows: Sequence[Row], split: str | None) -> list[Row]:
+    """The rows of a split, all where None is asked for. Raises ConfigError where it has none."""
     if split is None:
         return list(rows)
     found = [row for row in rows if row.split == split]
@@ -215,7 +220,8 @@ def _of_split(rows: Sequence[SlideRow], split: str | None) -> list[SlideRow]:
     return found
 
 
-def _owner(row: SlideRow, by: str) -> str:
+def owner_of(row: SlideRow, by: str) -> str:
+    """Whose bag a slide belongs to, ``by`` slide or patient. Raises ConfigError where the patient is not known."""
     if by not in {"slide", "patient"}:
         raise ConfigError(f"bags are made by slide or by patient, got {by!r}")
     if by == "slide":
@@ -228,8 +234,8 @@ def _owner(row: SlideRow, by: str) -> str:
     return row.patient
 
 
-def _target(name: str, rows: Sequence[SlideRow], labels: Sequence[str]) -> int | None:
-    """Index of the one label of a bag."""
+def target_of(name: str, rows: Sequence[SlideRow], labels: Sequence[str]) -> int | None:
+    """Index of the one label of a bag, None where it has none. Raises ConfigError for two labels or an unknown one."""
     found = sorted({row.label or "none" for row in rows})
     if len(found) > 1:
         raise ConfigError(

@@ -5,25 +5,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError
 
 from wsikit.errors import ConfigError
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class RunConfig(BaseModel):
-    """Everything that ``wsikit run`` can be told."""
+class TissueConfig(BaseModel):
+    """Where to look on slides: what every verb can be told that cuts them into patches."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = "nuclei"
-    """Name of a predictor (`wsikit models` lists them), predictor.py:MyPredictor, or a model file with its card."""
-    mpp: float | None = Field(default=None, gt=0)
-    """Micrometres per pixel that the model sees; null is the model's own."""
     mpp_override: float | None = Field(default=None, gt=0)
     """Micrometres per level-0 pixel for every slide, whatever its file says. A manifest's mpp column wins."""
     tissue: Literal["auto", "detect", "whole"] = "auto"
@@ -40,6 +36,19 @@ class RunConfig(BaseModel):
     qc: str | None = None
     """Which patches are good enough to be run: limits on sharpness, pen, fold and saturation, such as
     "pen<=0.1,sharpness>=10", or "default"; null is all of them."""
+    num_workers: int | None = Field(default=None, ge=1)
+    """What works at once, processes or threads; null is one per core."""
+    provenance: dict[str, Any] = Field(default_factory=dict)
+    """Written by a run into run.yaml, ignored when read: versions, command, time."""
+
+
+class RunConfig(TissueConfig):
+    """Everything that ``wsikit run`` can be told."""
+
+    model: str = "nuclei"
+    """Name of a predictor (`wsikit models` lists them), predictor.py:MyPredictor, or a model file with its card."""
+    mpp: float | None = Field(default=None, gt=0)
+    """Micrometres per pixel that the model sees; null is the model's own."""
     stain: str | None = None
     """Stain normalisation, METHOD:REFERENCE (``wsikit.stain.reference.load_target``) such as "macenko:reference.png";
     null leaves colours as they are."""
@@ -47,8 +56,6 @@ class RunConfig(BaseModel):
     """Smallest share of tissue of a patch; null is the model's own."""
     batch_size: int | None = Field(default=None, ge=1)
     """Patches per call of the model; null is as many as make 4 megapixels."""
-    num_workers: int | None = Field(default=None, ge=1)
-    """Processes; null is one per core."""
     supertile: int | None = Field(default=None, ge=1)
     """Side in pixels of what a task reads at once; null is 4096. Changes speed and memory, never results."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -59,8 +66,6 @@ class RunConfig(BaseModel):
     """OME-Zarr version: 0.4 is what QuPath and Bio-Formats read, 0.5 has sharding (few files)."""
     split: int | None = Field(default=None, ge=1)
     """More objects than this go to several GeoJSON files; null never splits."""
-    provenance: dict[str, Any] = Field(default_factory=dict)
-    """Written by a run into run.yaml, ignored when read: versions, command, time."""
 
     def result_parameters(self) -> dict[str, Any]:
         """Those that decide what the outputs hold; the others only decide how fast they come.
@@ -84,6 +89,50 @@ class EmbedConfig(RunConfig):
     """Arithmetic of the network; the shorter ones are for GPUs and round the features."""
     format: tuple[str, ...] = ("features.zarr",)
     """Outputs to write: features.zarr, features.h5 (CLAM, TRIDENT)."""
+
+
+def _switch(value: Any) -> Any:
+    """YAML takes a bare ``off`` for false."""
+    return {False: "off", True: "auto"}.get(value, value) if isinstance(value, bool) else value
+
+
+class TileConfig(TissueConfig):
+    """Everything that ``wsikit tile`` can be told."""
+
+    mpp: float = Field(default=0.5, gt=0)
+    """Micrometres per pixel of the patches."""
+    size: PositiveInt | Literal["native"] = 256
+    """Side of the patches in pixels at mpp; "native" is that of the file's own tiles."""
+    overlap: int = Field(default=0, ge=0)
+    """Pixels that neighbouring patches share, less than size."""
+    edge: Literal["drop", "pad"] = "drop"
+    """Patches that reach past the slide's right and lower edge: left out, or filled up with background."""
+    min_tissue: float = Field(default=0.25, ge=0, le=1)
+    """Smallest share of tissue of a patch; at 0 any tissue at all is enough."""
+    coords: Path | None = None
+    """Folder of a CLAM run or of ``--format coords``, whose coordinates are cut instead of a grid."""
+    format: str = "zarr"
+    """What to write: a name of ``wsikit.patches.FORMATS``."""
+    passthrough: Literal["auto", "never", "only"] = "auto"
+    """Patches that are one JPEG tile of the file keep its bytes: where possible, never, or make only such."""
+    verify: bool = False
+    """Decode what is passed through as well, so that a damaged tile is found now and not by who reads the patch."""
+    quality: int = Field(default=90, ge=1, le=100)
+    """JPEG quality of the patches that are encoded."""
+    lossless: bool = False
+    """Patches are PNG, unless all of them are passed through."""
+    skip_glass: Annotated[Literal["auto", "off"], BeforeValidator(_switch)] = "auto"
+    """Leave out patches of which every tile's compressed size is that of glass, where a slide's sizes tell."""
+    scaled_decode: bool = True
+    """Where mpp lies between two levels, let the codec decode at a reduced size before averaging."""
+
+    def result_parameters(self) -> dict[str, Any]:
+        """Those that decide what the outputs hold; the others only decide how fast they come.
+
+        Files that count by what they hold (``roi``, ``coords``) are left out: wherever they lie.
+        """
+        free = {"num_workers", "provenance", "mpp_override", "roi", "coords"}
+        return self.model_dump(mode="json", exclude=free)
 
 
 def load_config(

@@ -112,6 +112,10 @@ class TileSpec:
 
     Cores tile the plane from ``phase``; the patch that a predictor sees is the core grown by the halo, so neighbouring
     patches overlap by ``2 * halo``. Sizes are lattice pixels at ``mpp``.
+
+    Patches that are kept and not predicted need no owner of every pixel. For these ``stride`` says how far apart the
+    windows are: patches of 256 px that overlap by 100 are ``core=256, stride=156``; windows at any corners whatever are
+    cells of ``stride=1``.
     """
 
     mpp: float
@@ -124,6 +128,9 @@ class TileSpec:
     """Smallest share of the core that is tissue; at 0 any tissue at all is enough."""
     phase: tuple[int, int] = (0, 0)
     """(x, y) of the corner of one core, px."""
+    stride: int | None = None
+    """Distance of the corners of neighbouring cores, px. None: they touch, as predictors need it, whose results each
+    belong to one core."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.mpp) and self.mpp > 0):
@@ -135,6 +142,8 @@ class TileSpec:
                 f"TileSpec.halo={self.halo} px is more than half the core of {self.core} px: a pixel would lie in more "
                 "than four patches; use a larger core"
             )
+        if self.stride is not None and self.stride < 1:
+            raise ConfigError(f"TileSpec.stride is at least 1 px, got {self.stride}")
         if not 0 <= self.min_tissue <= 1:
             raise ConfigError(f"TileSpec.min_tissue is a share from 0 to 1, got {self.min_tissue!r}")
 
@@ -143,6 +152,11 @@ class TileSpec:
         """Side of the square patch that the predictor sees: core plus both halos, px."""
         return self.core + 2 * self.halo
 
+    @property
+    def step(self) -> int:
+        """Distance of the corners of neighbouring windows, px."""
+        return self.core if self.stride is None else self.stride
+
     def at(self, mpp: float) -> Self:
         """The same recipe, in the same pixels, at another resolution."""
         return replace(self, mpp=mpp)
@@ -150,7 +164,7 @@ class TileSpec:
     def core_region(self, column: int, row: int) -> Region:
         """The core at (column, row) of the lattice of cores."""
         px, py = self.phase
-        return Region(px + column * self.core, py + row * self.core, self.core, self.core, self.mpp)
+        return Region(px + column * self.step, py + row * self.step, self.core, self.core, self.mpp)
 
     def patch_region(self, column: int, row: int) -> Region:
         """The core at (column, row), grown by the halo: what is read and predicted."""

@@ -193,7 +193,7 @@ class _Source:
 
 def _by_tiles(source: _Source, grid: TileGrid, batch_size: int, faults: _Faults) -> Iterator[_Step]:
     pool = BufferPool()
-    per_strip = max(1, STRIP // grid.spec.core)
+    per_strip = max(1, STRIP // grid.spec.step)
     columns, rows = grid.cells.T
     strip_of = (rows - rows.min(initial=0)) // per_strip
     order = np.lexsort((rows, columns, strip_of))
@@ -215,7 +215,7 @@ class _Strip:
         self._arrays: dict[int, Pixels] = {}
         self._lost: set[int] = set()
         self._emitted = 0
-        corners = grid.cells * grid.spec.core + np.array(grid.spec.phase) - grid.spec.halo
+        corners = grid.corners
         self._shares = _Shares.of(corners, grid.spec.patch, source)
         size = np.array([source.level.width, source.level.height])
         self._sticks_out = np.flatnonzero(((corners < 0) | (corners + grid.spec.patch > size)).any(axis=1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import overload
 
 import numpy as np
@@ -41,13 +42,13 @@ class TileGrid(Sequence[Region]):
         spec = spec.at(slide.resolve(spec.mpp))
         size = slide.size_at(spec.mpp)
         (c0, c1), (r0, r1) = (
-            (-phase // spec.core, -(-(extent - phase) // spec.core))
+            ((-phase - spec.core) // spec.step + 1, -(-(extent - phase) // spec.step))
             for extent, phase in zip(size, spec.phase, strict=True)
         )
         rows, columns = np.mgrid[r0:r1, c0:c1]
         cells = np.stack([columns.ravel(), rows.ravel()], axis=1).astype(np.int64)
         if tissue is not None:
-            corner = cells * spec.core + np.array(spec.phase)
+            corner = cells * spec.step + np.array(spec.phase)
             share = tissue.coverages(corner[:, 0], corner[:, 1], spec.core, spec.mpp)
             # the integral image leaves rounding crumbs where there is no tissue at all
             cells = cells[(share > 1e-9) & (share >= spec.min_tissue - 1e-9)]
@@ -75,6 +76,12 @@ class TileGrid(Sequence[Region]):
         """The windows marked in (N,) ``wanted``."""
         return TileGrid(self.spec, self.cells[wanted], self.size)
 
+    @cached_property
+    def corners(self) -> NDArray[np.int64]:
+        """(N, 2) x, y of the upper left corner of each patch, in px of the lattice."""
+        found: NDArray[np.int64] = self.cells * self.spec.step + np.array(self.spec.phase) - self.spec.halo
+        return found
+
     def extent(self) -> Region:
         """The smallest region that holds every patch. The grid must not be empty."""
         (c0, r0), (c1, r1) = self.cells.min(axis=0), self.cells.max(axis=0)
@@ -85,7 +92,7 @@ class TileGrid(Sequence[Region]):
         """The same windows in groups that are read at once: squares of at most ``side`` px of whole cores."""
         if side < 1:
             raise ConfigError(f"a super-tile's side is a positive number of pixels, got {side}")
-        per_side = max(1, side // self.spec.core)
+        per_side = max(1, side // self.spec.step)
         group = self.cells // per_side
         order = np.lexsort((self.cells[:, 0], self.cells[:, 1], group[:, 0], group[:, 1]))
         cells, group = self.cells[order], group[order]

@@ -21,8 +21,9 @@ from wsikit.errors import ConfigError, PredictionError
 from wsikit.features import Instances
 from wsikit.geometry import Level
 from wsikit.sinks import InstanceLayout, SinkContext
-from wsikit.sinks.features_h5 import FeaturesH5Sink, power
+from wsikit.sinks.features_h5 import FeaturesH5Sink
 from wsikit.sinks.features_zarr import FeaturesZarrSink
+from wsikit.slides.resolution import power
 
 LEVELS = (Level(0, 3000, 1800, 1.0, 0.25), Level(1, 1500, 900, 2.0, 0.5))
 

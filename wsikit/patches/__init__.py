@@ -7,7 +7,8 @@ times, then ``commit`` or ``abort``. Patches come and stay in the order of ``Til
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
@@ -15,7 +16,9 @@ from typing import ClassVar, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from wsikit.slides import Pixels
+from wsikit.errors import ConfigError
+from wsikit.registry import Registry
+from wsikit.slides import Pixels, Slide
 
 Encoding = Literal["jpeg", "png"]
 
@@ -73,6 +76,8 @@ class PatchWriter(Protocol):
     filename: ClassVar[str]
     """Name within the dataset's folder; ``{slide_id}`` stands for the slide ("{slide_id}/patches.zarr")."""
     has_pixels: ClassVar[bool]
+    source: ClassVar[Callable[..., PatchSource]]
+    """Opens what this wrote, by its path; without pixels, by its path and the slide (or None)."""
     path: Path
     """The final file or folder."""
 
@@ -97,10 +102,16 @@ class PatchSource(Protocol):
     """The patches of one slide, read back. Pickles as its path; safe to read from several threads and processes."""
 
     patches: PatchSet
-    corners: NDArray[np.int64]
-    """(N, 2) as in ``PatchRows``."""
-    xy: NDArray[np.float64]
-    """(N, 2) as in ``PatchRows``."""
+
+    @property
+    def corners(self) -> NDArray[np.int64]:
+        """(N, 2) as in ``PatchRows``."""
+        ...
+
+    @property
+    def xy(self) -> NDArray[np.float64]:
+        """(N, 2) as in ``PatchRows``."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -114,3 +125,88 @@ class PatchSource(Protocol):
     def close(self) -> None:
         """Release the files. Closing twice is fine."""
         ...
+
+
+FORMATS = Registry(
+    "patch format",
+    [
+        ("zarr", "wsikit.patches.zarr:ZarrPatchWriter"),
+        ("folder", "wsikit.patches.folder:FolderWriter"),
+        ("webdataset", "wsikit.patches.webdataset:WebDatasetWriter"),
+        ("coords", "wsikit.patches.coords:CoordsWriter"),
+    ],
+    group="wsikit.patches",
+)
+"""Format name -> writer class, called with the path that its ``filename`` gives in the dataset's folder."""
+
+
+def open_patches(
+    path: str | Path, format: str | None = None, *, slide: str | Path | Slide | None = None
+) -> PatchSource:
+    """The patches of one slide.
+
+    Args:
+        path: what a writer wrote: ``patches.zarr``, the folder ``patches`` or ``shards``, or a file of coordinates
+            ``*.h5`` (of CLAM or TRIDENT, too).
+        format: a name of ``FORMATS``; by default the one whose files are named like this.
+        slide: the slide or its path, for formats that hold no pixels.
+
+    Raises:
+        ConfigError: code no_patches (nothing there, or no whole dataset), no_slide or other_slide (see CoordsPatches).
+        UnknownNameError: no such format.
+    """
+    path = Path(path)
+    writer: type[PatchWriter] = FORMATS.load(format or _format_of(path))
+    return writer.source(path) if writer.has_pixels else writer.source(path, slide)
+
+
+def _format_of(path: Path) -> str:
+    names = {name: Path(FORMATS.load(name).filename.format(slide_id="*")).name for name in FORMATS}
+    found = next((name for name, pattern in names.items() if path.match(pattern)), None)
+    if found is None or not path.exists():
+        raise ConfigError(
+            f"{path} {'is no dataset of patches by its name' if path.exists() else 'does not exist'}; they are called "
+            f"{', '.join(names.values())}",
+            code="no_patches",
+            remedy="give the patches of one slide, or the format",
+        )
+    return found
+
+
+def open_dataset(
+    out: str | Path, format: str | None = None, *, slides: Mapping[str, str | Path | Slide] | None = None
+) -> list[PatchSource]:
+    """The patches of all slides in a folder that ``wsikit tile -o`` wrote, by slide id.
+
+    Args:
+        out: the folder.
+        format: a name of ``FORMATS``; needed where the folder holds more than one.
+        slides: slide id -> slide or its path, for formats that hold no pixels.
+
+    Raises:
+        ConfigError: code no_patches (none there) or two_formats; what ``open_patches`` raises.
+    """
+    out = Path(out)
+    found = {name: _paths(out, FORMATS.load(name).filename) for name in ([format] if format else FORMATS)}
+    found = {name: paths for name, paths in found.items() if paths}
+    if not found:
+        raise ConfigError(
+            f"{out} holds no patches{f' as {format}' if format else ''}",
+            code="no_patches",
+            remedy="give the folder that `wsikit tile -o` wrote",
+        )
+    if len(found) > 1:
+        raise ConfigError(
+            f"{out} holds patches as {' and as '.join(found)}", code="two_formats", remedy="say which format is meant"
+        )
+    [(name, paths)] = found.items()
+    return [open_patches(path, name, slide=(slides or {}).get(slide_id)) for slide_id, path in sorted(paths.items())]
+
+
+def _paths(out: Path, filename: str) -> dict[str, Path]:
+    """Slide id -> what is there of a format; hidden files are not finished."""
+    pattern = re.compile("([^/]+)".join(map(re.escape, filename.split("{slide_id}"))))
+    named = {
+        path: pattern.fullmatch(path.relative_to(out).as_posix()) for path in out.glob(filename.format(slide_id="*"))
+    }
+    return {match[1]: path for path, match in named.items() if match and not match[1].startswith(".")}

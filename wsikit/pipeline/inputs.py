@@ -17,6 +17,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from wsikit.errors import ConfigError, PluginError, SlideOpenError
+from wsikit.patches.cohort import PATIENT_COLUMNS, SLIDE_COLUMNS
 from wsikit.slides import READERS, open_reader
 
 SLIDE_SUFFIXES = frozenset(
@@ -27,11 +28,11 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jp2", ".bmp"})
 """Files of a folder with these suffixes are accounted for, one row each; others are passed over."""
 ALIASES = {
     "path": ("path", "image_path", "wsi", "filename", "slide", "image"),
-    "slide_id": ("slide_id", "sample_id"),
+    "slide_id": SLIDE_COLUMNS,
     "mpp": ("mpp",),
     "mask_path": ("mask_path", "mask", "tissue_mask_path"),
     "roi_path": ("roi_path", "roi", "annotation_path", "annotations"),
-    "patient": ("patient", "patient_id"),
+    "patient": PATIENT_COLUMNS,
     "split": ("split", "fold"),
     "label": ("label", "target"),
 }

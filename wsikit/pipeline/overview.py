@@ -420,6 +420,8 @@ def _facts(scene: Scene) -> str:
     facts = [f"{scene.size[0]:,} × {scene.size[1]:,} px", f"{scene.slide_mpp:.4g} µm/px"]
     if scene.features is not None:
         facts.append("{:,} patches × {:,} features".format(*scene.features))
+    elif scene.patches is not None and not scene.counts:
+        facts.append(f"{len(scene.patches):,} patches")
     elif scene.classes is None or scene.counts:
         facts.append(f"{sum(scene.counts.values()):,} {'objects' if scene.classes is None else 'patches'}")
     facts.append(f"{printable(scene.model)} at {scene.mpp:.4g} µm/px")

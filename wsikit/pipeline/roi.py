@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsikit.annotations import AREA_FORMATS, Annotations, read_annotations, suffixes, title
-from wsikit.config import RunConfig
+from wsikit.config import TissueConfig
 from wsikit.errors import AnnotationError, ConfigError
 from wsikit.pipeline.inputs import SlideEntry, stem
 from wsikit.slides import Slide
@@ -30,7 +30,7 @@ def content_hash(path: Path | None) -> str | None:
         return None
 
 
-def roi_file(entry: SlideEntry, config: RunConfig) -> Path | None:
+def roi_file(entry: SlideEntry, config: TissueConfig) -> Path | None:
     """The slide's region of interest: from the manifest, or the run's; None where the whole slide is run.
 
     Raises ConfigError, code missing_roi, where there should be one and is none, or several.
@@ -51,7 +51,7 @@ def roi_file(entry: SlideEntry, config: RunConfig) -> Path | None:
     )
 
 
-def check_roi(entries: Sequence[SlideEntry], config: RunConfig) -> None:
+def check_roi(entries: Sequence[SlideEntry], config: TissueConfig) -> None:
     """Raise ConfigError where one file would serve several slides: coordinates of one mean nothing on another."""
     if config.roi is None:
         return
@@ -66,7 +66,7 @@ def check_roi(entries: Sequence[SlideEntry], config: RunConfig) -> None:
         )
 
 
-def drawn_tissue(path: Path, slide: Slide, config: RunConfig) -> TissueMask:
+def drawn_tissue(path: Path, slide: Slide, config: TissueConfig) -> TissueMask:
     """Tissue from a file: annotations (those of ``tissue_class``), or an image of the whole slide.
 
     Raises AnnotationError or ConfigError where it does not fit the slide.
@@ -80,7 +80,7 @@ def drawn_tissue(path: Path, slide: Slide, config: RunConfig) -> TissueMask:
     return TissueMask.from_polygons(_areas(annotations, path, config.tissue_class), slide, info)
 
 
-def limited_to_roi(mask: TissueMask, path: Path, slide: Slide, config: RunConfig) -> TissueMask:
+def limited_to_roi(mask: TissueMask, path: Path, slide: Slide, config: TissueConfig) -> TissueMask:
     """The mask inside the region of interest that a file holds (annotations of ``roi_class``).
 
     Raises AnnotationError where the file cannot be used for this slide.

@@ -164,7 +164,7 @@ def predict_supertile(job: Job, numbered: tuple[int, TileGrid]) -> TaskResult:
         else:
             _spool_features(model, kept, batches, bad, job.spool, index)
     readable = any(_is_readable(slide, patch, bad) for patch in grid)
-    return TaskResult(quality, grid.cells[~good], tuple(met), readable, os.getpid(), _peak_rss_mb())
+    return TaskResult(quality, grid.cells[~good], tuple(met), readable, os.getpid(), peak_rss_mb())
 
 
 def _spool_predictions(
@@ -406,13 +406,14 @@ class Clock:
         return {name: round(value, 3) for name, value in stages.items()}
 
 
-def _peak_rss_mb() -> float:
+def peak_rss_mb() -> float:
+    """Largest resident memory of this process so far, MB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
 def _total_peak(results: Sequence[TaskResult]) -> float:
-    peaks = {os.getpid(): _peak_rss_mb()}
+    peaks = {os.getpid(): peak_rss_mb()}
     for result in results:
         peaks[result.pid] = max(peaks.get(result.pid, 0.0), result.peak_rss_mb)
     return round(sum(peaks.values()), 1)

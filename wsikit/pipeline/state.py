@@ -8,7 +8,7 @@ import json
 import math
 import platform
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -21,7 +21,7 @@ from wsikit.errors import WsikitError
 if TYPE_CHECKING:
     from wsikit.pipeline.run import RunReport
     from wsikit.predictions import Model
-    from wsikit.slides import Slide
+    from wsikit.slides import BadTile, Slide
 
 SCHEMA = 1
 RESULT_VERSION = 2
@@ -106,10 +106,28 @@ def model_card(predictor: Model) -> dict[str, Any]:
     return {
         "name": predictor.name,
         "class": code_of(type(predictor)),
-        "tile": asdict(predictor.tile),
+        # results of before there were strides stay valid
+        "tile": {name: value for name, value in asdict(predictor.tile).items() if value is not None},
         "labels": [asdict(label) for label in predictor.labels],
         "identity": dict(predictor.identity),
     }
+
+
+def slide_facts(slide: Slide) -> Record:
+    """What a record says of the slide itself."""
+    return {
+        "reader": {"name": slide.reader.name, "vendor": slide.reader.vendor},
+        "width": slide.width,
+        "height": slide.height,
+        "mpp": slide.mpp,
+        "mpp_source": slide.mpp_source,
+        "bounds_offset": list(slide.bounds_offset),
+    }
+
+
+def bad_tile_facts(bad: Iterable[BadTile]) -> list[Record]:
+    """Where tiles are that cannot be decoded: x0, y0, x1, y1 in level-0 pixels."""
+    return [{"level": tile.level, "box": list(tile.level0())} for tile in bad]
 
 
 def describe(slide: Slide, predictor: Model, report: RunReport) -> Record:
@@ -122,12 +140,7 @@ def describe(slide: Slide, predictor: Model, report: RunReport) -> Record:
         "reason": "bad_tiles" if partial else "",
         "message": "; ".join(message for message, _ in remarks),
         "remedy": "; ".join(remedy for _, remedy in remarks),
-        "reader": {"name": slide.reader.name, "vendor": slide.reader.vendor},
-        "width": slide.width,
-        "height": slide.height,
-        "mpp": slide.mpp,
-        "mpp_source": slide.mpp_source,
-        "bounds_offset": list(slide.bounds_offset),
+        **slide_facts(slide),
         "model": {
             "name": predictor.name,
             "mpp": report.mpp,
@@ -153,7 +166,7 @@ def describe(slide: Slide, predictor: Model, report: RunReport) -> Record:
         "scores": dict(merged.scores),
         **({"features": dict(zip(("patches", "width"), merged.features, strict=True))} if merged.features else {}),
         "tissue_um2": report.tissue_um2,
-        "bad_tiles": [{"level": tile.level, "box": list(tile.level0())} for tile in report.bad_tiles],
+        "bad_tiles": bad_tile_facts(report.bad_tiles),
         "seconds": dict(report.seconds),
         "peak_rss_mb": report.peak_rss_mb,
         "outputs": dict(report.outputs),

@@ -30,12 +30,11 @@ from wsikit.atomic import output_errors, sync, temporary
 from wsikit.errors import OutputError
 from wsikit.features import Instances
 from wsikit.geometry import Level
+from wsikit.patches.coords import attributes_of_coords
 from wsikit.sinks import SinkContext
 from wsikit.sinks.table import Table
 
 DTYPES = {"features": "<f4", "coords": "<i8", "corners": "<i8"}
-POWER_MPP = 10.0
-"""Objective power times um per px: 0.25 um/px is called 40x."""
 SAME_MPP = 0.001
 """Relative difference up to which a stored level has the mpp of the patches."""
 
@@ -134,33 +133,18 @@ def lay_out(path: Path, table: Table) -> dict[str, int]:
 def coordinate_attributes(table: Table) -> dict[str, Any]:
     """What CLAM and TRIDENT look for beside the coordinates."""
     context, layout = table.context, table.layout
-    level = _level(context)
-    attributes: dict[str, Any] = {
-        "name": context.slide_id,
-        "patch_size": layout.patch,
-        "patch_size_level0": round(layout.patch * table.scale),
-        "level0_magnification": power(context.slide_mpp),
-        "target_magnification": power(context.mpp),
-        "overlap": layout.overlap,
-        "mpp": context.mpp,
-        "level0_mpp": context.slide_mpp,
-        "rounded": not float(table.scale).is_integer(),
-    }
-    if context.levels:
-        attributes |= {"level0_width": context.levels[0].width, "level0_height": context.levels[0].height}
-    if level is not None:
-        size = np.array((level.width, level.height))
-        attributes |= {"patch_level": level.index, "downsample": np.full(2, level.downsample)}
-        attributes |= {"level_dim": size, "downsampled_level_dim": size}
-    return attributes
+    size = (context.levels[0].width, context.levels[0].height) if context.levels else None
+    return attributes_of_coords(
+        name=context.slide_id,
+        patch=layout.patch,
+        overlap=layout.overlap,
+        mpp=context.mpp,
+        slide_mpp=context.slide_mpp,
+        size=size,
+        level=_level(context),
+    )
 
 
 def _level(context: SinkContext) -> Level | None:
     """The stored level that the patches lie on."""
     return next((level for level in context.levels if abs(level.mpp / context.mpp - 1) <= SAME_MPP), None)
-
-
-def power(mpp: float) -> float | int:
-    """The objective power of a resolution, whole where it is one within 2 %: 0.2527 um/px is called 40x."""
-    exact = POWER_MPP / mpp
-    return round(exact) if abs(exact / max(round(exact), 1) - 1) <= 0.02 else exact

@@ -1,4 +1,4 @@
-"""Resolutions that files state: numbers in text, TIFF resolution tags, OME physical sizes. No pixels, no I/O."""
+"""Resolutions that files state: numbers in text, TIFF tags, OME sizes, objective powers. No pixels, no I/O."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ UM_PER_OME_UNIT = {"µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "nm": 1e-3,
 PRINT_DPI = (300, 350, 360, 400, 600, 720, 800, 1200, 1440, 2400)
 """Printer and scanner settings whose pixel (85 to 11 um) could pass for a microscope's. Coarser ones, such as 72 and 96
 dpi, give a pixel over 100 um, which ``Slide`` refuses as absurd."""
+POWER_MPP = 10.0
+"""Objective power times um per px: 0.25 um/px is called 40x."""
 
 Stated = tuple[tuple[float, float] | None, str]
 """((mpp x, mpp y) or None, where it was found or what was found instead)."""
@@ -73,3 +75,9 @@ def from_tiff_tags(tags: Mapping[str, Any]) -> Stated:
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None, found
     return from_resolution(x, y, "TIFF XResolution")
+
+
+def power(mpp: float) -> float | int:
+    """The objective power of a resolution, whole where it is one within 2 %: 0.2527 um/px is called 40x."""
+    exact = POWER_MPP / mpp
+    return round(exact) if abs(exact / max(round(exact), 1) - 1) <= 0.02 else exact

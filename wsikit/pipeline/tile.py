@@ -1,0 +1,391 @@
+"""Slides to patch datasets: ``wsikit tile``.
+
+open_slide -> tissue -> windows -> PatchEncoder -> PatchWriter
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsikit.atomic import output_errors, remove
+from wsikit.config import TileConfig
+from wsikit.errors import ConfigError, PixelReadError, PluginError, WsikitError
+from wsikit.patches import FORMATS, PatchRows, PatchSet, PatchWriter
+from wsikit.pipeline.batch import quality_filter, tissue_of
+from wsikit.pipeline.each import OVERVIEW, Advance, Observer, clear, each_slide, refuse_foreign
+from wsikit.pipeline.encode import PatchEncoder, own_level
+from wsikit.pipeline.heat import Patches
+from wsikit.pipeline.inputs import SlideEntry
+from wsikit.pipeline.merge import overview_picture
+from wsikit.pipeline.overview import Scene, draw_overview
+from wsikit.pipeline.roi import check_roi, content_hash, roi_file
+from wsikit.pipeline.run import Clock, peak_rss_mb, size_on_disk
+from wsikit.pipeline.state import (
+    Record,
+    bad_tile_facts,
+    digest,
+    is_settled,
+    read_record,
+    slide_facts,
+    source_stamp,
+    versions,
+    write_record,
+)
+from wsikit.pipeline.windows import Windows, choose_windows, coords_file
+from wsikit.quality import Quality
+from wsikit.slides import BadTile, Slide, open_slide
+from wsikit.tissue import TissueMask
+
+RESULT_VERSION = 1
+"""Raised whenever the same slide and parameters would give other patches than before."""
+ROWS = 256
+"""Patches handed to a writer at once."""
+SLIDES_AT_ONCE = 2
+"""While one slide's tissue is looked for and its picture drawn, which one core does, another's tiles are decoded."""
+
+
+def tile_many(
+    entries: Sequence[SlideEntry],
+    out: str | Path,
+    config: TileConfig,
+    *,
+    force: bool = False,
+    observer: Observer | None = None,
+    command: str = "",
+) -> list[Record]:
+    """Cut many slides into patches, with one record each: see ``each_slide``, which says what is left in ``out``.
+
+    Raises:
+        UnknownNameError: the format does not exist.
+        ConfigError: a configuration that no slide could be cut with.
+        OutputError: the output folder cannot be written, or would replace files that are not of this verb.
+    """
+    out = Path(out)
+    check_tiling(entries, config)
+    own = _own_patterns()
+    for entry in entries:
+        refuse_foreign(out / entry.slide_id, own)
+    threads = config.num_workers or os.cpu_count() or 1
+    return each_slide(
+        entries,
+        out,
+        config,
+        nullcontext(_Tiling(out, config, threads, own)),
+        at_once=min(threads, SLIDES_AT_ONCE),
+        force=force,
+        observer=observer,
+        command=command,
+    )
+
+
+def check_tiling(entries: Sequence[SlideEntry], config: TileConfig) -> None:
+    """Raise what ``tile_many`` does for a configuration that no slide could be cut with."""
+    FORMATS.load(config.format)
+    quality_filter(config)
+    check_roi(entries, config)
+    if config.size != "native" and config.overlap >= config.size:
+        raise ConfigError(f"patches of {config.size} px share less than all of it, got an overlap of {config.overlap}")
+    if config.coords is not None and not config.coords.is_dir():
+        raise ConfigError(f"--coords {config.coords} is no folder; give that of a CLAM run or of --format coords")
+
+
+def plan_tiling(entries: Sequence[SlideEntry], out: Path, config: TileConfig) -> Iterator[str]:
+    """One line per slide and a total. Opens every slide and finds its tissue; writes nothing.
+
+    Raises as ``tile_many``.
+    """
+    check_tiling(entries, config)
+    todo = patches = 0
+    for entry in entries:
+        folder = out / entry.slide_id
+        if entry.part_of is not None:
+            yield f"{entry.slide_id}: skipped, part of {entry.part_of}"
+        elif is_settled(read_record(folder), tiling_key(entry, config), folder):
+            yield f"{entry.slide_id}: done, kept"
+        else:
+            try:
+                with (
+                    open_slide(entry.path, entry.mpp or config.mpp_override) as slide,
+                    for_pixels(slide, config) as source,
+                ):
+                    windows = choose_windows(source, entry, config, tissue_of(slide, entry, config))
+                    line = f"{slide.width}x{slide.height} px at {slide.mpp:.4g} um/px ({slide.reader.name}), {windows}"
+            except WsikitError as error:
+                yield f"{entry.slide_id}: would fail ({error.code}): {error}"
+                continue
+            todo, patches = todo + 1, patches + len(windows.grid)
+            yield f"{entry.slide_id}: {line}"
+    yield f"{todo} of {len(entries)} slides to cut, {patches} patches, format {config.format}, into {out}"
+
+
+def tiling_key(entry: SlideEntry, config: TileConfig) -> str:
+    """Changes with anything that could change a slide's patches, or what is said of them."""
+    named = roi_file_or_none(entry, config), coords_file(entry, config)
+    return digest(
+        {
+            "parameters": config.result_parameters(),
+            "mpp_override": entry.mpp or config.mpp_override,
+            "mask": content_hash(entry.mask_path),
+            "files": [[path is not None, content_hash(path)] for path in named],
+            "columns": [entry.patient, entry.label, entry.split],
+            "source": source_stamp(entry.path),
+            "tile_version": RESULT_VERSION,
+        }
+    )
+
+
+def roi_file_or_none(entry: SlideEntry, config: TileConfig) -> Path | None:
+    """The slide's region of interest; a slide that should have one and has none fails when it is cut."""
+    try:
+        return roi_file(entry, config)
+    except ConfigError:
+        return None
+
+
+@contextmanager
+def for_pixels(slide: Slide, config: TileConfig) -> Iterator[Slide]:
+    """The slide that patches are read from: where mpp lies between two levels, one that decodes at a reduced size.
+
+    Tissue and pictures are those of the slide itself, as for every other verb.
+    """
+    no_pixels = config.coords is not None or not FORMATS.load(config.format).has_pixels
+    if not config.scaled_decode or no_pixels or own_level(slide, slide.resolve(config.mpp)) is not None:
+        yield slide
+        return
+    with open_slide(slide.path, slide.mpp_override, scaled=True) as scaled:
+        yield scaled
+
+
+def writer_of(entry: SlideEntry, out: Path, config: TileConfig) -> PatchWriter:
+    """The writer of a slide's patches."""
+    kind = FORMATS.load(config.format)
+    writer: PatchWriter = kind(out / kind.filename.format(slide_id=entry.slide_id))
+    return writer
+
+
+def _own_patterns() -> tuple[str, ...]:
+    """Names in a slide's folder that some format writes."""
+    inside = (name.removeprefix("{slide_id}/") for name in _filenames())
+    return (OVERVIEW, ".*.tmp", *(name for name in inside if "/" not in name))
+
+
+def _filenames() -> list[str]:
+    """Where the formats put a slide's patches; those of a package that is broken now are nobody's."""
+    found = []
+    for name in FORMATS:
+        with suppress(PluginError):
+            found.append(FORMATS.load(name).filename)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Tiling:
+    """Cutting into patches, as work on every slide of a run."""
+
+    out: Path
+    config: TileConfig
+    threads: int
+    own: tuple[str, ...]
+
+    def key(self, entry: SlideEntry) -> str:
+        """See ``Work``."""
+        return tiling_key(entry, self.config)
+
+    def do(self, entry: SlideEntry, folder: Path, base: Record, advance: Advance) -> Record:
+        """Cut a slide that can be cut; only then does it touch what an earlier run left."""
+        config, clock = self.config, Clock()
+        with clock("open"):
+            opened = open_slide(entry.path, entry.mpp or config.mpp_override)
+        with opened as slide, for_pixels(slide, config) as source:
+            with clock("tissue"):
+                tissue = tissue_of(slide, entry, config)
+                windows = choose_windows(source, entry, config, tissue)
+            self._clear(entry, folder)
+            write_record(folder, base)
+            writer = writer_of(entry, self.out, config)
+            cutting = Cutting(source, windows, config, self.threads)
+            with clock("patches"):
+                cutting.write(writer, patch_set(source, entry, config, tissue, windows), advance)
+            with clock("picture"):
+                draw(slide, entry.slide_id, tissue, cutting, folder / OVERVIEW)
+            name = Path(os.path.relpath(writer.path, folder)).as_posix()
+            return describe(source, tissue, cutting) | {
+                "outputs": {name: size_on_disk(writer.path)},
+                "seconds": clock.seconds(),
+            }
+
+    def _clear(self, entry: SlideEntry, folder: Path) -> None:
+        """Remove what an earlier attempt left, in the slide's folder and beside it."""
+        clear(folder, self.own)
+        for name in _filenames():
+            path = self.out / name.format(slide_id=entry.slide_id)
+            with output_errors(path):
+                remove(path)
+
+
+@dataclass(slots=True)
+class Cutting:
+    """The patches of one slide on their way to a writer; afterwards, what became of them."""
+
+    slide: Slide
+    windows: Windows
+    config: TileConfig
+    threads: int = 1
+    written: list[int] = field(default_factory=list)
+    """Indices of the windows whose patches were written."""
+    bad: list[BadTile] = field(default_factory=list)
+    quality: Quality = field(default_factory=lambda: Quality.from_rows([]))
+    """Of all patches looked at; empty without ``qc``."""
+
+    def write(self, writer: PatchWriter, patches: PatchSet, advance: Advance) -> None:
+        """Write all patches, in the order of the grid.
+
+        Raises:
+            PixelReadError: not one patch can be decoded.
+            OutputError: the writer cannot write. In both cases nothing is left of it.
+        """
+        total = -(-len(self.windows.grid) // ROWS)
+        advance(0, total)
+        writer.begin(patches)
+        try:
+            for indices, data in self._rows(writer.has_pixels):
+                writer.write(self._patch_rows(indices, data))
+                self.written += indices.tolist()
+                advance(int(indices[-1]) // ROWS, total)
+            if self.bad and not self.written:
+                raise PixelReadError(f"{self.slide.path.name}: none of its patches can be decoded")
+            writer.commit()
+        except BaseException:
+            writer.abort()
+            raise
+        advance(total, total)
+
+    def _rows(self, pixels: bool) -> Iterator[tuple[NDArray[np.int64], list[bytes]]]:
+        """Indices and encoded patches, ``ROWS`` at a time."""
+        encoder = PatchEncoder(
+            self.slide,
+            self.windows.grid,
+            self.windows.passed,
+            encoding=self.windows.encoding if pixels else None,
+            quality=self.config.quality,
+            threads=self.threads,
+            qc=quality_filter(self.config),
+            verify=self.config.verify,
+            bad=self.bad,
+        )
+        stream = iter(encoder)
+        while rows := list(islice(stream, ROWS)):
+            yield np.array([index for index, _ in rows]), [data for _, data in rows] if pixels else []
+        self.quality = Quality.joined(encoder.measures)
+
+    def _patch_rows(self, indices: NDArray[np.int64], data: list[bytes]) -> PatchRows:
+        windows, scale = self.windows, self.windows.grid.spec.mpp / self.slide.mpp
+        corners = windows.grid.corners[indices]
+        verbatim = windows.passed[indices] if data else None
+        xy = corners.astype(np.float64) * scale
+        return PatchRows(corners, xy, windows.share[indices].astype(np.float32), data, verbatim)
+
+
+def patch_set(slide: Slide, entry: SlideEntry, config: TileConfig, tissue: TissueMask, windows: Windows) -> PatchSet:
+    """What all patches of a slide share."""
+    spec, level = windows.grid.spec, own_level(slide, windows.grid.spec.mpp)
+    encoded = windows.encoding == "jpeg" and not windows.passed.all()
+    return PatchSet(
+        slide_id=entry.slide_id,
+        source=entry.path.name,
+        slide_mpp=slide.mpp,
+        slide_size=(slide.width, slide.height),
+        mpp=spec.mpp,
+        patch=spec.patch,
+        step=windows.step,
+        level=None if level is None else level.index,
+        encoding=windows.encoding,
+        quality=config.quality if encoded else None,
+        patient=entry.patient,
+        label=entry.label,
+        split=entry.split,
+        made={
+            "wsikit": versions()["wsikit"],
+            "options": config.result_parameters(),
+            "reader": slide.reader.name,
+            "tissue": dict(tissue.info),
+            "glass": windows.glass.info(),
+        },
+    )
+
+
+def describe(slide: Slide, tissue: TissueMask, cutting: Cutting) -> Record:
+    """The part of a record that a slide fills that was cut."""
+    windows, bad = cutting.windows, sorted({*tissue.bad, *cutting.bad}, key=lambda tile: (tile.level, *tile.box[::-1]))
+    passed = int(windows.passed[cutting.written].sum())
+    looked_at = len(cutting.quality)
+    dropped = looked_at - len(cutting.written) if looked_at else 0
+    message, remedy = _remark(windows, cutting, len(bad))
+    return {
+        "status": "partial" if bad else "complete",
+        "reason": "bad_tiles" if bad else "",
+        "message": message,
+        "remedy": remedy,
+        **slide_facts(slide),
+        "model": {"name": "tile", "mpp": windows.grid.spec.mpp, "size": windows.grid.spec.patch, "step": windows.step},
+        "tissue": dict(tissue.info),
+        "patches": len(cutting.written),
+        "tiles": {
+            "passed": passed,
+            "encoded": len(cutting.written) - passed,
+            "glass": windows.skipped,
+            "glass_test": windows.glass.info(),
+        },
+        **({"quality": _quality(cutting, looked_at, dropped)} if looked_at else {}),
+        "tissue_um2": tissue.area_um2,
+        "bad_tiles": bad_tile_facts(bad),
+        "peak_rss_mb": round(peak_rss_mb(), 1),
+    }
+
+
+def _quality(cutting: Cutting, looked_at: int, dropped: int) -> Record:
+    return {"patches": looked_at, "dropped": dropped, "filter": cutting.config.qc, **cutting.quality.summary()}
+
+
+def _remark(windows: Windows, cutting: Cutting, bad: int) -> tuple[str, str]:
+    """What a user should know of a slide that did not fail, and what to do about it."""
+    if bad:
+        return (
+            f"{bad} tile(s) of the file cannot be decoded",
+            "copy or scan the slide again; patches that need these tiles are left out",
+        )
+    if len(windows.grid) and not cutting.written:
+        return f"none of its {len(windows.grid)} patches passes the quality filter {cutting.config.qc}", ""
+    if not len(windows.grid):
+        return windows.why_none, "look at overview.png; a smaller --size, a lower --min-tissue or --edge pad find more"
+    return "", ""
+
+
+def draw(slide: Slide, slide_id: str, tissue: TissueMask, cutting: Cutting, path: Path) -> None:
+    """``overview.png``: the slide, its tissue and the patches that were taken."""
+    picture, mpp = overview_picture(slide)
+    grid = cutting.windows.grid
+    corners = grid.corners[cutting.written] * (grid.spec.mpp / slide.mpp)
+    side = grid.spec.patch * grid.spec.mpp / slide.mpp
+    scene = Scene(
+        slide_id=slide_id,
+        slide_mpp=slide.mpp,
+        size=(slide.width, slide.height),
+        picture=picture,
+        picture_mpp=mpp,
+        model=f"{grid.spec.patch} px",
+        mpp=grid.spec.mpp,
+        labels=(),
+        tissue=tissue.polygons(slide),
+        patches=Patches(np.concatenate([corners, corners + side], axis=1)),
+        bad=[tile.level0() for tile in (*tissue.bad, *cutting.bad)],
+    )
+    draw_overview(scene, path)
