@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import imagecodecs
@@ -16,11 +17,16 @@ import tifffile
 from worker import Case, Position
 
 import wsikit
+from wsikit.config import TileConfig, load_config
 from wsikit.geometry import Region, TileSpec
+from wsikit.pipeline.inputs import find_slides
 from wsikit.pipeline.schedule import bounded, workers
+from wsikit.pipeline.tile import tile_many
 from wsikit.streaming import batches
 from wsikit.tiling import TileGrid
 
+MIN_TISSUE, QUALITY = 0.5, 80
+"""As in the peers' jobs."""
 TILES = 64
 """Tiles that a thread of the floor takes at once."""
 
@@ -110,6 +116,26 @@ def _density(slide: wsikit.Slide, part: TileGrid) -> int:
 
 
 _OPTICAL_DENSITY = -np.log10(np.maximum(np.arange(256), 1) / 255).astype(np.float32)
+
+def store(case: Case) -> dict[str, Any]:
+    """``wsikit tile``: tissue found, patches cut and encoded (or passed through), a Zarr store and a picture of it."""
+    return _tile(case, min_tissue=MIN_TISSUE)
+
+
+def store_all(case: Case) -> dict[str, Any]:
+    """The same for all patches of the slide, tissue or not."""
+    return _tile(case, min_tissue=0.0, tissue="whole", skip_glass="off")
+
+
+def _tile(case: Case, **flags: Any) -> dict[str, Any]:
+    out = Path(case.out or "")
+    flags |= {"mpp": case.mpp, "size": case.size, "overlap": case.size - case.stride, "quality": QUALITY}
+    config = load_config(TileConfig, flags=flags | {"num_workers": case.threads})
+    (record,) = tile_many(find_slides(case.path, out), out, config)
+    if record["status"] != "complete":
+        raise RuntimeError(f"{record['status']}: {record}")
+    return {"patches": record["patches"], "stages": record["seconds"]}
+
 
 PACKAGES = dict.fromkeys(
     ["patches", "scaled", "single", "floor", "pooled", "scheduled", "store", "store_all"],

@@ -61,7 +61,7 @@ def _tissue(path: str) -> NDArray[np.bool_]:
 
 def _otsu(counts: NDArray[np.int64]) -> int:
     """The threshold that parts a histogram into the two most different classes (Otsu 1979)."""
-    levels = np.arange(len(counts))
+    levels = np.arange(len(counts), dtype=np.float64)
     below, total = counts.cumsum(), counts.sum()
     mass, all_mass = (counts * levels).cumsum(), (counts * levels).sum()
     with np.errstate(divide="ignore", invalid="ignore"):
