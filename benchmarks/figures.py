@@ -37,23 +37,20 @@ class Bar:
     """In words."""
     figure: float | None
     """None: it could not be measured."""
-    need: float
+    need: float | None
+    """None: it is told, and nothing is asked of it."""
     aim: float | None = None
     at_most: bool = False
     """Whether the figure must stay below the bar; else above."""
-    why: str = ""
-    """What is missing where there is no figure."""
-
-    def meets(self, mark: float) -> bool:
-        """Whether the figure is on the right side of a mark."""
-        if self.figure is None:
-            return False
-        return self.figure <= mark if self.at_most else self.figure >= mark
 
     @property
     def passed(self) -> bool:
-        """Whether the bar holds."""
-        return self.meets(self.need)
+        """Whether the bar holds; without a figure it does not."""
+        if self.need is None:
+            return True
+        if self.figure is None:
+            return False
+        return self.figure <= self.need if self.at_most else self.figure >= self.need
 
     def told(self) -> dict[str, Any]:
         """For the JSON."""

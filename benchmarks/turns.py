@@ -132,9 +132,9 @@ class Turns:
         self.scratch = scratch
 
     def take(self, bench: Bench) -> dict[str, Any]:
-        """One bench: ``{"title", "background", "systems": {name: figures}}``."""
-        told = bench.told()
-        _warm(Path(told["path"]))
+        """One bench: title, input, background load, and the figures of each system."""
+        case = bench.told()
+        _warm(Path(case["path"]))
         systems: dict[str, dict[str, Any]] = {system.name: {"call": system.call} for system in bench.systems}
         with ExitStack() as stack:
             workers: dict[str, Worker] = {}
@@ -143,19 +143,20 @@ class Turns:
                     workers[system.name] = stack.enter_context(Worker(system, bench.threads))
                     systems[system.name]["versions"] = workers[system.name].versions
             if bench.checked:
-                self._check(bench, told, workers, systems)
+                self._check(bench, case, workers, systems)
             else:
-                self._warm_up(bench, told, workers, systems)
+                self._warm_up(bench, case, workers, systems)
             load = wait_until_idle() if self.gate else None
             for _ in range(bench.rounds(self.rounds)):
                 for system in bench.systems:
                     if "error" not in systems[system.name]:
                         with _noted(systems[system.name]):
-                            self._turn(bench, told, system, workers[system.name], systems[system.name])
+                            self._turn(bench, case, system, workers[system.name], systems[system.name])
         for found in systems.values():
             _summarise(found, bench)
             print(f"    {_line(found)}", file=sys.stderr, flush=True)
-        return {"title": bench.title, "input": bench.slide.name, "background": load, "systems": systems}
+        told = {"title": bench.title, "input": bench.slide.name, "ours": bench.ours, "background": load}
+        return told | {"systems": systems}
 
     def _check(self, bench: Bench, told: dict[str, Any], workers: dict[str, Worker], systems: dict[str, Any]) -> None:
         """Have every patch hashed. Whoever shows other pixels than the first system, beyond its tolerance, is out."""
