@@ -6,7 +6,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.wsikit-env
 MINORS := 311 312 313
 
-.PHONY: env demo test test-slow bench check docs constraints clean
+BENCH_ENVS := benchmarks/envs
+
+.PHONY: env demo test test-slow bench bench-env bench-inputs bench-page bench-growth check docs constraints clean
 
 env: $(STAMP)
 
@@ -35,7 +37,28 @@ test: env
 test-slow: env
 	$(BIN)/python -m pytest -m slow
 
+# beside the peers of bench-env; BENCH='--quick' for a look, see benchmarks/bench.py --help
 bench: env
+	$(BIN)/python benchmarks/bench.py $(BENCH)
+
+# peers in environments of their own; the toolkits take 6 GB, and the bench goes on without them
+bench-env: env
+	for name in readers tools; do \
+	  test -x $(BENCH_ENVS)/$$name/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python $(BENCH_ENVS)/$$name; \
+	done
+	$(BIN)/uv pip install --quiet --python $(BENCH_ENVS)/readers/bin/python -r benchmarks/peers/readers.txt
+	$(BIN)/uv pip install --quiet --python $(BENCH_ENVS)/readers/bin/python --no-deps -r benchmarks/peers/readers-nodeps.txt
+	$(BIN)/uv pip install --quiet --python $(BENCH_ENVS)/tools/bin/python -r benchmarks/peers/tools.txt || \
+	  echo "tiatoolbox and lazyslide cannot be installed here: R6 and T1 go without them, and say so" >&2
+
+bench-inputs: env
+	$(BIN)/python benchmarks/inputs.py
+
+# docs/benchmarks.md from the newest result
+bench-page: env
+	$(BIN)/python benchmarks/page.py
+
+bench-growth: env
 	$(BIN)/python benchmarks/growth.py
 
 check: env

@@ -206,9 +206,9 @@ def test_a_tile_is_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     encoded: list[bytes] = []
     encode = module._encode
 
-    def counted(pixels: Pixels, quality: int) -> bytes:
+    def counted(pixels: Pixels, quality: int, codec: str = "jpeg444") -> bytes:
         encoded.append(pixels.tobytes())
-        return encode(pixels, quality)
+        return encode(pixels, quality, codec)
 
     monkeypatch.setattr(module, "_encode", counted)
     write_pyramid(tmp_path / "a.svs", picture(), size=(8192, 8192), mpp=0.5, downsamples=())

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,8 +47,22 @@ OVERVIEW = 2048
 """Longest side in px of the picture in which the crop is looked for."""
 THUMBNAIL = 1024
 """Longest side in px of the thumbnail page, as Aperio's."""
+THUMBNAIL_QUALITY = 80
+"""Of the JPEG thumbnail of a slide whose tiles are none."""
 BIGTIFF_PIXELS = 1 << 30
 """From this many level-0 px on the file is a BigTIFF: JPEG may take up to 4 bytes a px."""
+
+
+Codec = Literal["jpeg444", "jpeg420", "jpeg2000"]
+"""How tiles are compressed: JPEG YCbCr 4:4:4 or 4:2:0, or JPEG 2000 in RGB."""
+APERIO_JPEG2000_RGB = 33005
+"""The TIFF compression number of tiles that are bare JPEG 2000 codestreams of RGB."""
+_TAGS: dict[str, dict[str, Any]] = {
+    "jpeg444": {"compression": "jpeg", "photometric": "ycbcr", "subsampling": (1, 1)},
+    "jpeg420": {"compression": "jpeg", "photometric": "ycbcr", "subsampling": (2, 2)},
+    "jpeg2000": {"compression": APERIO_JPEG2000_RGB, "photometric": "rgb"},
+}
+"""What TIFF says of each codec."""
 
 
 def write_pyramid(
@@ -60,9 +74,11 @@ def write_pyramid(
     tissue: float = 1.0,
     tile: int = 256,
     quality: int = 80,
+    codec: Codec = "jpeg444",
     downsamples: Sequence[int] = (4, 16),
+    crop: int = CROP,
 ) -> Path:
-    """Write a tiled JPEG pyramid (.svs) that OpenSlide and tiffslide open with the same pixels.
+    """Write a tiled pyramid (.svs) that OpenSlide and tiffslide open with the same pixels.
 
     Args:
         path: the file to write, normally ``*.svs``; visible only when complete, and the same bytes every time.
@@ -72,8 +88,11 @@ def write_pyramid(
         mpp: micrometres per level-0 px; by default the slide's. An array needs one.
         tissue: share of the area that carries the picture, 0 to 1; met within a few per cent.
         tile: side of the tiles in px, a multiple of 16.
-        quality: JPEG quality, 1 to 100; chroma is not subsampled.
+        quality: of JPEG, 1 to 100; of JPEG 2000 the PSNR in dB.
+        codec: JPEG with whole or subsampled chroma, or JPEG 2000 in RGB (Aperio's 33005).
         downsamples: of the levels below level 0, ascending divisors of 256. Aperio's are 4, 16, ...
+        crop: largest side in px of the piece that is repeated, a multiple of the last downsample. Mirrored, it has a
+            period of twice that; a tile comes again only where a multiple of both sides meets.
 
     Returns:
         ``path``.
@@ -83,11 +102,15 @@ def write_pyramid(
         OutputError: the file cannot be written.
     """
     _check(size, tissue, tile, quality, downsamples)
+    if crop < UNIT or crop % (1, *downsamples)[-1]:
+        raise ConfigError(f"crop must be a multiple of the last downsample and at least {UNIT} px, got {crop}")
+    if codec not in _TAGS:
+        raise ConfigError(f"codec must be one of {', '.join(_TAGS)}, got {codec!r}")
     mpp = _checked_mpp(source, mpp)
-    base = _Mosaic(_crop(source), *_layout(size, tissue))
+    base = _Mosaic(_crop(source, crop), *_layout(size, tissue))
     path = Path(path)
     with _replacing(path) as file:
-        _write_levels(file, base, size, mpp, tile, quality, (1, *downsamples))
+        _write_levels(file, base, size, mpp, tile, quality, codec, (1, *downsamples))
     return path
 
 
@@ -197,23 +220,23 @@ def _middle_blocks(size: tuple[int, int], share: float, block: int) -> tuple[NDA
     return covered.reshape(len(rows), len(columns)), float(abs(shares[count] - share))
 
 
-def _crop(source: Pixels | Slide) -> Pixels:
-    """The piece of the source that has the most tissue; sides are multiples of ``UNIT`` and at most ``CROP``."""
+def _crop(source: Pixels | Slide, largest: int = CROP) -> Pixels:
+    """The piece of the source that has the most tissue; sides are ``largest`` or, shorter, multiples of ``UNIT``."""
     if isinstance(source, Slide):
         step = -(-max(source.width, source.height) // OVERVIEW)
         overview = source.read(Region(0, 0, source.width // step, source.height // step, source.mpp * step))
-        region = Region(*_box((source.width, source.height), overview, step), source.mpp)
+        region = Region(*_box((source.width, source.height), overview, step, largest), source.mpp)
         return _whole_units(source.read(region))
     height, width = source.shape[:2]
     step = -(-max(width, height) // OVERVIEW)
     overview = area_average(source, (0, 0), step, (0, 0, width // step, height // step))
-    x, y, wide, tall = _box((width, height), overview, step)
+    x, y, wide, tall = _box((width, height), overview, step, largest)
     return _whole_units(source[y : y + tall, x : x + wide])
 
 
-def _box(size: tuple[int, int], overview: Pixels, step: int) -> tuple[int, int, int, int]:
+def _box(size: tuple[int, int], overview: Pixels, step: int, largest: int) -> tuple[int, int, int, int]:
     """x, y, width, height in px of the source of the crop; a side shorter than a unit is taken whole."""
-    wide, tall = (min(side, CROP) // UNIT * UNIT or side for side in size)
+    wide, tall = (largest if side >= largest else side // UNIT * UNIT or side for side in size)
     x, y = _densest(overview, max(1, wide // step), max(1, tall // step))
     return min(x * step, size[0] - wide), min(y * step, size[1] - tall), wide, tall
 
@@ -259,56 +282,54 @@ def _write_levels(
     mpp: float,
     tile: int,
     quality: int,
+    codec: Codec,
     downsamples: Sequence[int],
 ) -> None:
     import tifffile
 
-    common: dict[str, Any] = {
-        "dtype": np.uint8,
-        "compression": "jpeg",
-        "photometric": "ycbcr",
-        "subsampling": (1, 1),
-        "metadata": None,
-        "software": False,
-    }
+    common: dict[str, Any] = {"dtype": np.uint8, "metadata": None, "software": False}
     with tifffile.TiffWriter(file, bigtiff=size[0] * size[1] >= BIGTIFF_PIXELS) as tiff:
         for downsample in downsamples:
             width, height = (side // downsample for side in size)
             tiff.write(
-                _tiles(base.at(downsample), width, height, tile, quality),
+                _tiles(base.at(downsample), width, height, tile, quality, codec),
                 shape=(height, width, 3),
                 tile=(tile, tile),
-                description=_description(size, (width, height), mpp, tile, quality),
+                description=_description(size, (width, height), mpp, tile, quality, codec),
+                **_TAGS[codec],
                 **common,
             )
             if downsample == 1:
                 thumbnail = _thumbnail(base, size)
                 height, width = thumbnail.shape[:2]
                 tiff.write(
-                    iter([_encode(thumbnail, quality)]),
+                    iter([_encode(thumbnail, THUMBNAIL_QUALITY if codec == "jpeg2000" else quality)]),
                     shape=thumbnail.shape,
                     rowsperstrip=height,
                     description=_description(size, (width, height), mpp, tile, quality),
+                    **_TAGS["jpeg444"],
                     **common,
                 )
 
 
-def _tiles(level: _Mosaic, width: int, height: int, tile: int, quality: int) -> Iterator[bytes]:
+def _tiles(level: _Mosaic, width: int, height: int, tile: int, quality: int, codec: Codec) -> Iterator[bytes]:
     """The encoded tiles in reading order."""
     encoded: dict[tuple[int, int, bytes], bytes] = {}
     for y in range(0, height, tile):
         for x in range(0, width, tile):
             key = level.content(x, y, tile, tile)
             if key not in encoded:
-                encoded[key] = _encode(level.read(x, y, tile, tile), quality)
+                encoded[key] = _encode(level.read(x, y, tile, tile), quality, codec)
             yield encoded[key]
 
 
-def _encode(pixels: Pixels, quality: int) -> bytes:
-    """A whole JPEG of its own, YCbCr 4:4:4."""
-    from imagecodecs import jpeg8_encode
+def _encode(pixels: Pixels, quality: int, codec: Codec = "jpeg444") -> bytes:
+    """A whole JPEG of its own, or a bare JPEG 2000 codestream (irreversible, RGB)."""
+    from imagecodecs import jpeg2k_encode, jpeg8_encode
 
-    return bytes(jpeg8_encode(pixels, level=quality, subsampling="444"))
+    if codec == "jpeg2000":
+        return bytes(jpeg2k_encode(pixels, level=quality, codecformat="j2k", reversible=False))
+    return bytes(jpeg8_encode(pixels, level=quality, subsampling=codec.removeprefix("jpeg")))
 
 
 def _thumbnail(base: _Mosaic, size: tuple[int, int]) -> Pixels:
@@ -318,10 +339,13 @@ def _thumbnail(base: _Mosaic, size: tuple[int, int]) -> Pixels:
     return base.at(downsample).read(0, 0, size[0] // downsample, size[1] // downsample)
 
 
-def _description(size: tuple[int, int], level: tuple[int, int], mpp: float, tile: int, quality: int) -> str:
+def _description(
+    size: tuple[int, int], level: tuple[int, int], mpp: float, tile: int, quality: int, codec: Codec = "jpeg444"
+) -> str:
     """Aperio's form. ``AppMag`` by Aperio's convention that 40x is 0.25 um per px."""
+    kind = "J2K PSNR" if codec == "jpeg2000" else "JPEG Q"
     scaled = "" if level == size else f" -> {level[0]}x{level[1]}"
     return (
-        f"Aperio layout, written by wsikit\r\n{size[0]}x{size[1]} ({tile}x{tile}){scaled} JPEG Q={quality}"
+        f"Aperio layout, written by wsikit\r\n{size[0]}x{size[1]} ({tile}x{tile}){scaled} {kind}={quality}"
         f"|AppMag = {10 / mpp:.0f}|MPP = {mpp:.8g}"
     )
