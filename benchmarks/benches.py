@@ -180,7 +180,9 @@ def BENCHES(sides: Sides) -> Iterator[Bench]:  # noqa: N802 a table, made for so
         systems = (OPENSLIDE, WSIKIT, CUCIM) if key == "R1-j2k" else (OPENSLIDE, WSIKIT, CUCIM, PYVIPS, FASTSLIDE)
         yield Bench(key, told[key], slide, systems, most_rounds=3)
     for offset in (0, 32, 64, 128):
-        yield Bench(f"P-offset-{offset}", f"offset {offset} px", small, SWEPT, patches={"offset": offset}, most_rounds=3)
+        yield Bench(
+            f"P-offset-{offset}", f"offset {offset} px", small, SWEPT, patches={"offset": offset}, most_rounds=3
+        )
     for stride in (224, 192, 128):
         overlap = 100 * (256 - stride) // 256
         patches = {"stride": stride}
@@ -189,7 +191,9 @@ def BENCHES(sides: Sides) -> Iterator[Bench]:  # noqa: N802 a table, made for so
     cut = Input(sides.large, tissue=0.3, tile=240)
     yield Bench("T1", "tissue to a patch store, tiles cut and encoded", cut, WRITERS, writes=True, most_rounds=3)
     yield Bench("T1-pass", "the same where patches are tiles", tiled, WRITERS, writes=True, most_rounds=3)
-    yield Bench("T2", "passthrough store against R1", mosaic, (WSIKIT, _job("passthrough", "own", "own:store_all")), writes=True)
+    yield Bench(
+        "T2", "passthrough store against R1", mosaic, (WSIKIT, _job("passthrough", "own", "own:store_all")), writes=True
+    )
     for side in sides.all:
         yield Bench(f"G-read-{side}", f"growth: read {side} px", Input(side), (WSIKIT,), patches={"offset": 128})
     for side in sides.all:
@@ -205,7 +209,9 @@ def bars(found: Benches) -> Iterator[Bar]:
     for key in ("R2", "R3", "R4"):
         yield from _against(found, key, BEST, "x the best of cuCIM and fastslide", 2.5, 4)
         yield from _against(found, key, [PYVIPS.name], "x pyvips Region.fetch", 0.9, 1.0)
-        yield from _against(found, key, [FASTSLIDE_CACHED.name], "x fastslide with a cache of 512 MB, other pixels", None)
+        yield from _against(
+            found, key, [FASTSLIDE_CACHED.name], "x fastslide with a cache of 512 MB, other pixels", None
+        )
     yield from _against(found, "R6", [TIATOOLBOX.name, TIATOOLBOX_LOADER.name], "x tiatoolbox", 2)
     yield from _against(found, "R6", [LAZYSLIDE.name, LAZYSLIDE_FASTSLIDE.name], "x lazyslide", 2)
     for key in ("R1", "R1-one"):

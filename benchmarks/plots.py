@@ -34,7 +34,9 @@ STYLE = {
 }
 
 
-def points(benches: dict[str, Any], keys: dict[str, float], system: str, figure: Any) -> tuple[list[float], list[float]]:
+def points(
+    benches: dict[str, Any], keys: dict[str, float], system: str, figure: Any
+) -> tuple[list[float], list[float]]:
     """x and y of a line; benches that the system did not do are left out."""
     found = [(x, benches[key]["systems"].get(system, {})) for key, x in keys.items() if key in benches]
     done = [(x, figure(one)) for x, one in found if "wall" in one]
@@ -46,7 +48,9 @@ def patches(benches: dict[str, Any], path: Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True)
     offsets = {f"P-offset-{px}": float(px) for px in (0, 32, 64, 128)}
     overlaps = {"P-offset-0": 0.0} | {f"P-overlap-{share}": float(share) for share in (12, 25, 50)}
-    for axis, keys, label in zip(axes, (offsets, overlaps), ("offset from the file's tiles, px", "overlap of patches, %")):
+    for axis, keys, label in zip(
+        axes, (offsets, overlaps), ("offset from the file's tiles, px", "overlap of patches, %")
+    ):
         for name, colour in COLOURS.items():
             x, y = points(benches, keys, name, lambda one: one["megapixels"] / one["wall"])
             axis.plot(x, y, "o-", color=colour, label=name, linewidth=2.4 if name == "wsikit" else 1.4, markersize=4)

@@ -176,18 +176,14 @@ class Turns:
                     if not system.accepts(found["pixels"]):
                         raise Failure(f"other pixels: {found['pixels']}")
 
-    def _warm_up(
-        self, bench: Bench, told: dict[str, Any], workers: dict[str, Worker], systems: dict[str, Any]
-    ) -> None:
+    def _warm_up(self, bench: Bench, told: dict[str, Any], workers: dict[str, Worker], systems: dict[str, Any]) -> None:
         """Every job is done once on a small slide: what is imported when it is first needed is not timed."""
         small = told | bench.small()
         for name, worker in workers.items():
             with _noted(systems[name]), self._output(bench) as out:
                 worker.ask(**small, out=out)
 
-    def _turn(
-        self, bench: Bench, told: dict[str, Any], system: System, worker: Worker, found: dict[str, Any]
-    ) -> None:
+    def _turn(self, bench: Bench, told: dict[str, Any], system: System, worker: Worker, found: dict[str, Any]) -> None:
         for again in range(AGAIN + 1 if self.gate else 1):
             with self._output(bench) as out:
                 before, start = busy_seconds(), time.perf_counter()

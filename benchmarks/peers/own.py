@@ -117,6 +117,7 @@ def _density(slide: wsikit.Slide, part: TileGrid) -> int:
 
 _OPTICAL_DENSITY = -np.log10(np.maximum(np.arange(256), 1) / 255).astype(np.float32)
 
+
 def store(case: Case) -> dict[str, Any]:
     """``wsikit tile``: tissue found, patches cut and encoded (or passed through), a Zarr store and a picture of it."""
     return _tile(case, min_tissue=MIN_TISSUE)
