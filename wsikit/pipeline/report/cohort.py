@@ -232,6 +232,8 @@ MEANING = {
     "prepare": "looking at samples of the slide, to set what is constant on it",
     "predict": "reading patches and the model",
     "merge": "joining what was found, writing the files and the picture",
+    "patches": "decoding, encoding and writing patches",
+    "picture": "drawing the overview",
 }
 """What a stage does."""
 ADVICE = {
@@ -239,6 +241,8 @@ ADVICE = {
     "tissue": "slides with coarse pyramid levels, or masks in the manifest, would help; more workers would not",
     "prepare": "slides on a fast disk would help; more workers would not",
     "predict": "more workers (--num-workers) help while there are idle cores and the disk keeps up",
+    "patches": "more threads (--num-workers) help while there are idle cores and the disk keeps up",
+    "picture": "nothing needs to be done: it is the same for any number of patches",
     "merge": "one process merges for all: a fast disk or fewer outputs (--format) would help, more workers would not",
 }
 """What would make a stage shorter."""
