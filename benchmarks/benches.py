@@ -192,7 +192,11 @@ def BENCHES(sides: Sides) -> Iterator[Bench]:  # noqa: N802 a table, made for so
     yield Bench("T1", "tissue to a patch store, tiles cut and encoded", cut, WRITERS, writes=True, most_rounds=3)
     yield Bench("T1-pass", "the same where patches are tiles", tiled, WRITERS, writes=True, most_rounds=3)
     yield Bench(
-        "T2", "passthrough store against R1", mosaic, (WSIKIT, _job("passthrough", "own", "own:store_all")), writes=True
+        "T2",
+        "passthrough store alone against R1",
+        mosaic,
+        (WSIKIT, _job("passthrough", "own", "own:store_all")),
+        writes=True,
     )
     for side in sides.all:
         yield Bench(f"G-read-{side}", f"growth: read {side} px", Input(side), (WSIKIT,), patches={"offset": 128})
