@@ -1,10 +1,10 @@
 """How fast wsikit reads and writes patches, beside its peers: `python benchmarks/bench.py` (`make bench`).
 
-1. Every system runs in a process of its own, started anew for each bench, in its own environment; all processes of a run
-   are held to the same cores (the first two) and told the same number of threads.
-2. Before any time counts, each system reads everything once and hashes every patch with its place. Equal hashes are equal
-   pixels. Where a system's pixels differ from OpenSlide's, patches are compared, and it is left out if they differ by
-   more than its row says.
+1. Every system runs in a process of its own, started anew for each bench, in its own environment; all processes of a
+   run are held to the same cores (the first two) and told the same number of threads.
+2. Before any time counts, each system reads everything once and hashes every patch with its place. Equal hashes are
+   equal pixels. Where a system's pixels differ from OpenSlide's, patches are compared, and it is left out if they
+   differ by more than its row says.
 3. Systems take turns: A B C A B C, at least five rounds. The page cache is warm: each file is read whole before.
 4. A bench begins when the rest of the machine is idle, and waits for that; a turn during which others worked is done
    again. What could not be had quietly is marked.

@@ -20,19 +20,19 @@ PLOTS = {
 }
 INTRO = """# Benchmarks
 
-Written by `make bench-page` from [benchmarks.json](benchmarks.json), which `make bench` measures; what is below is of this
-one machine and this one run, and ratios travel better than seconds.
+Written by `make bench-page` from [benchmarks.json](benchmarks.json), which `make bench` measures; what is below is of
+this one machine and this one run, and ratios travel better than seconds.
 
 - **Fair**: all systems read the same files on the same cores with the same number of threads, each in the way that its
   documentation shows to be the fastest. They take turns; times are medians of the turns, ± half of their range.
-- **Same pixels**: before any time counts, every patch of every system is hashed. "equal" is equal to OpenSlide's, bit for
-  bit; other pixels are shown with their largest and mean difference.
+- **Same pixels**: before any time counts, every patch of every system is hashed. "equal" is equal to OpenSlide's, bit
+  for bit; other pixels are shown with their largest and mean difference.
 - **Peak memory** is of the process, its start and imports included, since a process that read nothing has 40 MB too.
 - The page cache is warm. Imports are not timed, nor is the first use of each library.
 - Ratios are of seconds per patch, taken turn by turn: above 1, wsikit is faster.
 """
-READING = """`make bench-env bench-inputs bench` measures anew (the second environment takes 6 GB), `make bench-page` writes this page
-from the newest result."""
+READING = """`make bench-env bench-inputs bench` measures anew (the second environment takes 6 GB), `make bench-page`
+writes this page from the newest result."""
 
 
 def table(result: dict[str, Any]) -> str:
@@ -49,7 +49,8 @@ def page(result: dict[str, Any]) -> str:
 
 def _machine(result: dict[str, Any]) -> Iterator[str]:
     machine, sides = result["machine"], result["sides"]
-    yield f"| machine | {machine['cpu']}, {machine['cores_used']} of {machine['cores']} cores, {machine['memory_gb']} GB |"
+    cores = f"{machine['cores_used']} of {machine['cores']} cores"
+    yield f"| machine | {machine['cpu']}, {cores}, {machine['memory_gb']} GB |"
     yield "|---|---|"
     yield f"| system | {machine['system']}, Python {machine['python']} |"
     yield f"| command | `{result['command']}`, {result['when']} |"

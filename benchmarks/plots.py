@@ -49,7 +49,7 @@ def patches(benches: dict[str, Any], path: Path) -> None:
     offsets = {f"P-offset-{px}": float(px) for px in (0, 32, 64, 128)}
     overlaps = {"P-offset-0": 0.0} | {f"P-overlap-{share}": float(share) for share in (12, 25, 50)}
     for axis, keys, label in zip(
-        axes, (offsets, overlaps), ("offset from the file's tiles, px", "overlap of patches, %")
+        axes, (offsets, overlaps), ("offset from the file's tiles, px", "overlap of patches, %"), strict=True
     ):
         for name, colour in COLOURS.items():
             x, y = points(benches, keys, name, lambda one: one["megapixels"] / one["wall"])
@@ -80,7 +80,7 @@ def growth(benches: dict[str, Any], path: Path) -> None:
         for axis in axes:
             axis.set_xticks(x, [f"{v:,.0f}" for v in x])
             axis.minorticks_off()
-    for axis, title in zip(axes, ("seconds", "peak memory, MB")):
+    for axis, title in zip(axes, ("seconds", "peak memory, MB"), strict=True):
         axis.set_title(title, loc="left")
         axis.set_xlabel("slide, megapixels")
     axes[1].set_ylim(bottom=0)

@@ -309,8 +309,10 @@ def detect(pixels: Pixels, mpp: float) -> tuple[NDArray[np.bool_], dict[str, flo
 
     artefacts = find_artefacts(pixels, mpp)
     stray = artefacts.pen | artefacts.edge
-    brightest = pixels.max(axis=2).astype(np.float32)
-    saturation = (brightest - pixels.min(axis=2)) / np.maximum(brightest, 1)
+    # channel by channel: numpy takes eight times as long over an axis of three
+    red, green, blue = np.moveaxis(pixels, 2, 0)
+    brightest = np.maximum(np.maximum(red, green), blue).astype(np.float32)
+    saturation = (brightest - np.minimum(np.minimum(red, green), blue)) / np.maximum(brightest, 1)
     fine, saturation = (ndimage.gaussian_filter(saturation, um / mpp) for um in (SMOOTHING_UM / 4, SMOOTHING_UM))
     threshold = _threshold(saturation[~stray])
     # a dark line or nucleus inside tissue is a small hole; ink on tissue is none to be filled

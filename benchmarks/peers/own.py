@@ -138,7 +138,5 @@ def _tile(case: Case, **flags: Any) -> dict[str, Any]:
     return {"patches": record["patches"], "stages": record["seconds"]}
 
 
-PACKAGES = dict.fromkeys(
-    ["patches", "scaled", "single", "floor", "pooled", "scheduled", "store", "store_all"],
-    ["wsikit", "imagecodecs", "tifffile", "numpy"],
-)
+_SYSTEMS = ["patches", "scaled", "single", "floor", "pooled", "scheduled", "store", "store_all"]
+PACKAGES = {name: ["wsikit", "imagecodecs", "tifffile", "numpy"] for name in _SYSTEMS}

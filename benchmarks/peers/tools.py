@@ -146,6 +146,6 @@ def _prepare_lazyslide() -> None:
 _TIATOOLBOX = ["tiatoolbox", "tiatoolbox_loader", "tiatoolbox_store"]
 _LAZYSLIDE = ["lazyslide", "lazyslide_fastslide", "lazyslide_store", "lazyslide_fastslide_store"]
 PREPARE = dict.fromkeys(_TIATOOLBOX, _prepare_tiatoolbox) | dict.fromkeys(_LAZYSLIDE, _prepare_lazyslide)
-PACKAGES = dict.fromkeys(_TIATOOLBOX, ["tiatoolbox", "openslide-python", "openslide-bin"]) | dict.fromkeys(
-    _LAZYSLIDE, ["lazyslide", "wsidata", "openslide-python", "fastslide"]
-)
+PACKAGES = {name: ["tiatoolbox", "openslide-python", "openslide-bin"] for name in _TIATOOLBOX} | {
+    name: ["lazyslide", "wsidata", "openslide-python", "fastslide"] for name in _LAZYSLIDE
+}

@@ -26,6 +26,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ class Case:
         """Call ``work(positions, sink)`` on every thread, each with one band of neighbouring rows."""
         rows = self.rows()
         cuts = [len(rows) * i // self.threads for i in range(self.threads + 1)]
-        bands = [iter([tuple(p) for row in rows[a:b] for p in row]) for a, b in zip(cuts, cuts[1:], strict=False)]
+        bands = [iter([tuple(p) for row in rows[a:b] for p in row]) for a, b in pairwise(cuts)]
         self._threaded(bands, work)
 
     def _threaded(self, shares: list[Iterator[Position]], work: Callable[[Iterator[Position], Any], None]) -> None:
@@ -157,7 +158,7 @@ class Case:
         def run(share: Iterator[Position], sink: Any) -> None:
             try:
                 work(share, sink)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - raised below, in the caller's thread
                 errors.append(error)
 
         running = [threading.Thread(target=run, args=(share, self.sink())) for share in shares]
@@ -254,7 +255,7 @@ def serve(named: str) -> None:
         try:
             answer = measured(system, case)
             say(checked(case, compare, answer) if compare else answer)
-        except Exception as error:  # the system's own failure is its result
+        except Exception as error:  # noqa: BLE001 - the system's own failure is its result
             traceback.print_exc()
             say({"error": f"{type(error).__name__}: {error}"})
 

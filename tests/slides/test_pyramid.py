@@ -49,9 +49,7 @@ def test_a_codec_is_what_the_file_says(
 
 
 @pytest.mark.parametrize(("codec", "quality", "error"), [("jpeg444", 95, 6), ("jpeg420", 95, 25), ("jpeg2000", 45, 6)])
-def test_openslide_shows_the_picture_in_its_colours(
-    tmp_path: Path, codec: Codec, quality: int, error: float
-) -> None:
+def test_openslide_shows_the_picture_in_its_colours(tmp_path: Path, codec: Codec, quality: int, error: float) -> None:
     source = picture(512)
     path = write_pyramid(tmp_path / "a.svs", source, size=(512, 512), mpp=0.5, codec=codec, quality=quality)
     assert np.abs(level0(path).astype(int) - source).mean() < error
@@ -76,7 +74,12 @@ def test_subsampling_loses_the_chroma_that_444_keeps(tmp_path: Path) -> None:
 def distinct_tiles(path: Path) -> int:
     with tifffile.TiffFile(path) as file:
         page = file.pages[0]
-        return len({file.filehandle.seek(o) and file.filehandle.read(n) for o, n in zip(page.dataoffsets, page.databytecounts)})
+        return len(
+            {
+                file.filehandle.seek(o) and file.filehandle.read(n)
+                for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)
+            }
+        )
 
 
 def test_tiles_of_an_odd_piece_do_not_repeat(tmp_path: Path) -> None:

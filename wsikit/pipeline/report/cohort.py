@@ -232,6 +232,8 @@ MEANING = {
     "prepare": "looking at samples of the slide, to set what is constant on it",
     "predict": "reading patches and the model",
     "merge": "joining what was found, writing the files and the picture",
+    "patches": "decoding, encoding and writing patches",
+    "picture": "drawing the overview",
 }
 """What a stage does."""
 ADVICE = {
@@ -239,6 +241,8 @@ ADVICE = {
     "tissue": "slides with coarse pyramid levels, or masks in the manifest, would help; more workers would not",
     "prepare": "slides on a fast disk would help; more workers would not",
     "predict": "more workers (--num-workers) help while there are idle cores and the disk keeps up",
+    "patches": "more threads (--num-workers) help while there are idle cores and the disk keeps up",
+    "picture": "nothing needs to be done: it is the same for any number of patches",
     "merge": "one process merges for all: a fast disk or fewer outputs (--format) would help, more workers would not",
 }
 """What would make a stage shorter."""
@@ -316,17 +320,21 @@ CAUSES = {
     "bad_predictions": "The model broke its contract",
     "bad_record": "The record of the slide is lost",
     "bad_tiles": "Parts of the file cannot be decoded",
+    "cannot_pass": "The slide has no tiles that could be patches as they are",
     "foreign_files": "Files of somebody else are in the way",
     "internal": "An error of wsikit",
     "invalid_geometry": "An outline of the annotations crosses itself",
     "io_error": "Reading or writing failed",
+    "missing_coords": "No coordinates were given for the slide",
     "missing_mpp": "The file does not say its resolution",
     "missing_roi": "No region of interest was given for the slide",
     "no_annotations": "The annotation file is empty",
     "no_gpu_memory": "The GPU has too little memory for the model",
+    "no_patches": "The file of coordinates cannot be used",
     "no_space": "The disk is full",
     "not_a_file": "There is no such file",
     "not_brightfield": "Not a brightfield slide",
+    "other_slide": "The coordinates are of another slide",
     "outside_slide": "The annotations lie outside the slide",
     "predictor_error": "The model raised an error",
     "reader_crash": "The file crashed its reader",
