@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from wsikit.buffers import BufferPool
 from wsikit.errors import ConfigError, PixelReadError
-from wsikit.geometry import Level
+from wsikit.geometry import Level, Region
 from wsikit.predictions import Batch
 from wsikit.slides import BadTile, Pixels, Slide
 from wsikit.slides.tiles import TileReader
@@ -220,6 +220,8 @@ class _Strip:
         self._lost: set[int] = set()
         self._emitted = 0
         corners = grid.corners
+        # as Python's numbers: a window of the grid takes five times as long to ask for
+        self._corners = corners.tolist()
         self._shares = _Shares.of(corners, grid.spec.patch, source)
         size = np.array([source.level.width, source.level.height])
         self._sticks_out = np.flatnonzero(((corners < 0) | (corners + grid.spec.patch > size)).any(axis=1))
@@ -258,13 +260,12 @@ class _Strip:
                 yield found
 
     def _batch(self, batch: int) -> Batch:
-        first = batch * self._batch_size
-        grid = self._grid[first : first + self._batch_size]
-        images = self._arrays.pop(batch)
-        kept = [i for i in range(len(grid)) if first + i not in self._lost]
-        if len(kept) == len(grid):
-            return Batch(images, tuple(grid))
-        return Batch(images[kept], tuple(grid[i] for i in kept))
+        images, spec = self._arrays.pop(batch), self._grid.spec
+        windows = range(batch * self._batch_size, batch * self._batch_size + len(images))
+        kept = [window for window in windows if window not in self._lost] if self._lost else windows
+        corners = self._corners
+        regions = tuple(Region(*corners[window], spec.patch, spec.patch, spec.mpp) for window in kept)
+        return Batch(images if len(kept) == len(images) else images[[k - windows.start for k in kept]], regions)
 
     def _reserve(self, window: int) -> None:
         patch = self._grid.spec.patch
@@ -304,9 +305,8 @@ class _TileGroup:
     def _decode(self, column: int, row: int, goes: list[list[int]]) -> None:
         source = self.strip.source
         width, height = source.tile_width, source.tile_height
-        window, _, _, *place = goes[0]
-        if len(goes) == 1 and place == [0, 0, 0, 0, width, height]:
-            slot = self.strip.slot(window)
+        if len(goes) == 1 and goes[0][3:] == [0, 0, 0, 0, width, height]:
+            slot = self.strip.slot(goes[0][0])
             if slot.shape[:2] == (height, width):
                 source.reader.read_tile(source.level.index, column, row, slot)
                 return
