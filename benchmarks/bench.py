@@ -40,8 +40,6 @@ def main() -> int:
         result = json.loads(options.again.read_text())
     else:
         result = run(options)
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1))
         print(f"\n{options.out}", file=sys.stderr)
     print(table(result))
     return 0 if all(bar["passed"] for bar in result["bars"]) else 1
@@ -61,6 +59,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "sides": {"small": sides.small, "read": sides.read, "large": sides.large},
         "rounds": rounds,
         "benches": {},
+        "bars": [],
     }
     turns = Turns(cores=len(cores), rounds=rounds, gate=not options.any_load, scratch=options.scratch)
     for bench in BENCHES(sides):
@@ -68,7 +67,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             continue
         print(f"{bench.key}: {bench.title}", file=sys.stderr, flush=True)
         result["benches"][bench.key] = turns.take(bench)
-    result["bars"] = [bar.told() for bar in bars(result["benches"])]
+        result["bars"] = [bar.told() for bar in bars(result["benches"])]
+        # after each bench: a run that is stopped keeps what it has
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(result, indent=1))
     return result
 
 

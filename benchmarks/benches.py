@@ -159,7 +159,7 @@ class Bench:
 
 
 def BENCHES(sides: Sides) -> Iterator[Bench]:  # noqa: N802 a table, made for some sizes
-    """All benches, in the order in which they are run."""
+    """All benches, in the order in which they are run: those with bars first."""
     mosaic, small = Input(sides.read), Input(sides.small)
     yield Bench("R1", "all patches, aligned, 256 px", mosaic, (*ALIGNED, TIFFSLIDE))
     yield Bench("R1-one", "R1 with one thread", small, ALIGNED, threads=1)
@@ -170,6 +170,23 @@ def BENCHES(sides: Sides) -> Iterator[Bench]:  # noqa: N802 a table, made for so
     scattered = (OPENSLIDE, single, *UNALIGNED[2:])
     yield Bench("R5", "2,000 random reads of 256 px", mosaic, scattered, patches={"random": 2000})
     yield Bench("R6", "at 0.5 from levels of 0.25 and 1 um per px", small, ITERATORS, patches={"wanted_mpp": 2 * MPP})
+    tiled = Input(sides.read, tissue=0.3)
+    cut = Input(sides.large, tissue=0.3, tile=240)
+    yield Bench("T1", "tissue to a patch store, tiles cut and encoded", cut, WRITERS, writes=True, most_rounds=3)
+    yield Bench("T1-pass", "the same where patches are tiles", tiled, WRITERS, writes=True, most_rounds=3)
+    yield Bench(
+        "T2",
+        "passthrough store alone against R1",
+        mosaic,
+        (WSIKIT, _job("passthrough", "own", "own:store_all")),
+        writes=True,
+    )
+    for side in sides.all:
+        yield Bench(f"G-read-{side}", f"growth: read {side} px", Input(side), (WSIKIT,), patches={"offset": 128})
+    for side in sides.all:
+        slide = Input(side, tissue=0.3)
+        yield Bench(f"G-tile-{side}", f"growth: tile {side} px", slide, (STORE,), writes=True)
+    yield Bench("S", "super-tiles by dask and by a thread pool", Input(sides.large), (POOL, DASK))
     others = {
         "R1-444": Input(sides.read, codec="jpeg444", quality=90),
         "R1-240": Input(sides.read, tile=240),
@@ -187,19 +204,6 @@ def BENCHES(sides: Sides) -> Iterator[Bench]:  # noqa: N802 a table, made for so
         overlap = 100 * (256 - stride) // 256
         patches = {"stride": stride}
         yield Bench(f"P-overlap-{overlap}", f"overlap {overlap} %", small, SWEPT, patches=patches, most_rounds=3)
-    tiled = Input(sides.read, tissue=0.3)
-    cut = Input(sides.large, tissue=0.3, tile=240)
-    yield Bench("T1", "tissue to a patch store, tiles cut and encoded", cut, WRITERS, writes=True, most_rounds=3)
-    yield Bench("T1-pass", "the same where patches are tiles", tiled, WRITERS, writes=True, most_rounds=3)
-    yield Bench(
-        "T2", "passthrough store against R1", mosaic, (WSIKIT, _job("passthrough", "own", "own:store_all")), writes=True
-    )
-    for side in sides.all:
-        yield Bench(f"G-read-{side}", f"growth: read {side} px", Input(side), (WSIKIT,), patches={"offset": 128})
-    for side in sides.all:
-        slide = Input(side, tissue=0.3)
-        yield Bench(f"G-tile-{side}", f"growth: tile {side} px", slide, (STORE,), writes=True)
-    yield Bench("S", "super-tiles by dask and by a thread pool", Input(sides.large), (POOL, DASK))
 
 
 def bars(found: Benches) -> Iterator[Bar]:

@@ -283,7 +283,7 @@ def find_tissue(slide: Slide) -> TissueMask:
         readable[int(y0) : int(np.ceil(y1)), int(x0) : int(np.ceil(x1))] = False
     if not readable.any():
         raise PixelReadError(f"{slide.path.name}: no pixel of the slide can be decoded")
-    brightness = float(np.percentile(part.pixels[readable].mean(axis=1), 95))
+    brightness = float(np.percentile(part.pixels.sum(axis=2, dtype=np.uint16)[readable], 95)) / 3
     if brightness < DARK:
         raise UnsuitableSlideError(
             f"{slide.path.name} is not a brightfield slide: 95 % of it is darker than {brightness:.0f} of 255",

@@ -21,9 +21,12 @@ from wsikit.config import TileConfig, load_config
 from wsikit.geometry import Region, TileSpec
 from wsikit.pipeline.inputs import find_slides
 from wsikit.pipeline.schedule import bounded, workers
-from wsikit.pipeline.tile import tile_many
+from wsikit.pipeline.tile import Cutting, patch_set, tile_many, writer_of
+from wsikit.pipeline.windows import choose_windows
+from wsikit.slides import open_slide
 from wsikit.streaming import batches
 from wsikit.tiling import TileGrid
+from wsikit.tissue import TissueMask
 
 MIN_TISSUE, QUALITY = 0.5, 80
 """As in the peers' jobs."""
@@ -127,18 +130,34 @@ def store(case: Case) -> dict[str, Any]:
 
 
 def store_all(case: Case) -> dict[str, Any]:
-    """The same for all patches of the slide, tissue or not."""
-    return _tile(case, min_tissue=0.0, tissue="whole", skip_glass="off")
+    """The store alone, of all patches of the slide, tissue or not: no picture and no report, as R1 has none."""
+    out = Path(case.out or "")
+    config = _configured(case, min_tissue=0.0, skip_glass="off", passthrough="only")
+    (entry,) = find_slides(case.path, out)
+    with open_slide(entry.path) as slide:
+        tissue = TissueMask.whole(slide)
+        windows = choose_windows(slide, entry, config, tissue)
+        cutting = Cutting(slide, windows, config, case.threads)
+        cutting.write(writer_of(entry, out, config), patch_set(slide, entry, config, tissue, windows), _silent)
+    return {"patches": len(cutting.written)}
+
+
+def _silent(_done: int, _total: int) -> None:
+    """Progress that nobody looks at."""
 
 
 def _tile(case: Case, **flags: Any) -> dict[str, Any]:
     out = Path(case.out or "")
-    flags |= {"mpp": case.mpp, "size": case.size, "overlap": case.size - case.stride, "quality": QUALITY}
-    config = load_config(TileConfig, flags=flags | {"num_workers": case.threads})
+    config = _configured(case, **flags)
     (record,) = tile_many(find_slides(case.path, out), out, config)
     if record["status"] != "complete":
         raise RuntimeError(f"{record['status']}: {record}")
     return {"patches": record["patches"], "stages": record["seconds"]}
+
+
+def _configured(case: Case, **flags: Any) -> TileConfig:
+    flags |= {"mpp": case.mpp, "size": case.size, "overlap": case.size - case.stride, "quality": QUALITY}
+    return load_config(TileConfig, flags=flags | {"num_workers": case.threads})
 
 
 _SYSTEMS = ["patches", "scaled", "single", "floor", "pooled", "scheduled", "store", "store_all"]

@@ -328,7 +328,7 @@ def test_config_init_where_nothing_can_be_written(wsikit: Command, tmp_path: Pat
 
 
 def test_an_interrupt_says_how_to_go_on(wsikit: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(inputs, "find_slides", interrupt)

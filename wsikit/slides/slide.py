@@ -156,6 +156,13 @@ def checked_mpp(reader: Reader, override: float | None) -> float:
     return (x + y) / 2
 
 
+def _blank(height: int, width: int, colour: tuple[int, int, int]) -> Pixels:
+    pixels = np.empty((height, width, 3), np.uint8)
+    # numpy takes ten times as long to repeat three values as to repeat one
+    pixels[:] = colour[0] if len(set(colour)) == 1 else colour
+    return pixels
+
+
 class Slide:
     """A slide: pixels at any resolution up to its finest, on fixed lattices.
 
@@ -307,8 +314,7 @@ class Slide:
         x1, y1 = min(x + width, level.width), min(y + height, level.height)
         if (x0, y0, x1, y1) == (x, y, x + width, y + height):
             return self._read_inside(level, x, y, width, height)
-        pixels = np.empty((height, width, 3), np.uint8)
-        pixels[:] = self.reader.background
+        pixels = _blank(height, width, self.reader.background)
         if x0 >= x1 or y0 >= y1:
             return PartialRead(pixels)
         part = self._read_inside(level, x0, y0, x1 - x0, y1 - y0)
@@ -364,8 +370,7 @@ class Slide:
 
     def _read_around(self, level: Level, x: int, y: int, width: int, height: int) -> PartialRead:
         """Read tile by tile, leaving the bad ones as background."""
-        pixels = np.empty((height, width, 3), np.uint8)
-        pixels[:] = self.reader.background
+        pixels = _blank(height, width, self.reader.background)
         for tile in self._tiles(level, x, y, width, height):
             tx, ty, tw, th = self._tile_box(level, *tile)
             x0, y0, x1, y1 = max(x, tx), max(y, ty), min(x + width, tx + tw), min(y + height, ty + th)
