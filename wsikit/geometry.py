@@ -168,4 +168,5 @@ class TileSpec:
 
     def patch_region(self, column: int, row: int) -> Region:
         """The core at (column, row), grown by the halo: what is read and predicted."""
-        return self.core_region(column, row).padded(self.halo)
+        (px, py), core, side = self.phase, self.core, self.patch
+        return Region(px + column * core - self.halo, py + row * core - self.halo, side, side, self.mpp)

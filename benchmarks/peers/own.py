@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import imagecodecs
 import numpy as np
+import simplejpeg
 import tifffile
 from worker import Case, Position
 
@@ -74,7 +74,10 @@ def single(case: Case) -> None:
 
 
 def floor(case: Case) -> dict[str, Any]:
-    """``pread`` and libjpeg-turbo into one buffer per thread, nothing else: what no reader of these tiles can beat."""
+    """``pread`` and libjpeg-turbo into one buffer per thread, nothing else: what no reader of these tiles can beat.
+
+    Called through simplejpeg, as the direct reader does: through imagecodecs it took up to a third longer.
+    """
     with tifffile.TiffFile(case.path) as file:
         page = file.pages[0]
         sizes = list(zip(page.dataoffsets, page.databytecounts, strict=True))
@@ -86,7 +89,7 @@ def floor(case: Case) -> dict[str, Any]:
         if not hasattr(kept, "out"):
             kept.out = np.empty((height, width, 3), np.uint8)
         for offset, count in sizes[start : start + TILES]:
-            imagecodecs.jpeg8_decode(os.pread(fileno, count, offset), out=kept.out)
+            simplejpeg.decode_jpeg(os.pread(fileno, count, offset), "RGB", buffer=kept.out)
         return len(sizes[start : start + TILES])
 
     try:
@@ -158,4 +161,4 @@ def _configured(case: Case, **flags: Any) -> TileConfig:
 
 
 _SYSTEMS = ["patches", "scaled", "single", "floor", "pooled", "scheduled", "store", "store_all"]
-PACKAGES = {name: ["wsikit", "imagecodecs", "tifffile", "numpy"] for name in _SYSTEMS}
+PACKAGES = {name: ["wsikit", "simplejpeg", "imagecodecs", "tifffile", "numpy"] for name in _SYSTEMS}
