@@ -262,7 +262,7 @@ class _Strip:
     def _batch(self, batch: int) -> Batch:
         images, spec = self._arrays.pop(batch), self._grid.spec
         windows = range(batch * self._batch_size, batch * self._batch_size + len(images))
-        kept = [window for window in windows if window not in self._lost] if self._lost else windows
+        kept = [window for window in windows if window not in self._lost]
         corners = self._corners
         regions = tuple(Region(*corners[window], spec.patch, spec.patch, spec.mpp) for window in kept)
         return Batch(images if len(kept) == len(images) else images[[k - windows.start for k in kept]], regions)
