@@ -263,8 +263,8 @@ class _Strip:
         images, spec = self._arrays.pop(batch), self._grid.spec
         windows = range(batch * self._batch_size, batch * self._batch_size + len(images))
         kept = [window for window in windows if window not in self._lost]
-        corners = self._corners
-        regions = tuple(Region(*corners[window], spec.patch, spec.patch, spec.mpp) for window in kept)
+        places = (self._corners[window] for window in kept)
+        regions = tuple(Region(x, y, spec.patch, spec.patch, spec.mpp) for x, y in places)
         return Batch(images if len(kept) == len(images) else images[[k - windows.start for k in kept]], regions)
 
     def _reserve(self, window: int) -> None:
