@@ -56,7 +56,8 @@ def patches(benches: dict[str, Any], path: Path) -> None:
             axis.plot(x, y, "o-", color=colour, label=name, linewidth=2.4 if name == "wsikit" else 1.4, markersize=4)
         axis.set_xlabel(label)
         axis.set_xticks(list(keys.values()))
-        axis.set_ylim(bottom=0)
+    # once both are drawn: a limit set earlier holds the shared axis at what the first one needs
+    axes[0].set_ylim(bottom=0)
     axes[0].set_ylabel("megapixels of patches a second")
     axes[0].set_title("256 px patches, shifted", loc="left")
     axes[1].set_title("256 px patches, overlapping", loc="left")
@@ -80,6 +81,8 @@ def growth(benches: dict[str, Any], path: Path) -> None:
         for axis in axes:
             axis.set_xticks(x, [f"{v:,.0f}" for v in x])
             axis.minorticks_off()
+    seconds = [0.2, 0.5, 1, 2, 5]
+    axes[0].set_yticks(seconds, [f"{v:g}" for v in seconds])
     for axis, title in zip(axes, ("seconds", "peak memory, MB"), strict=True):
         axis.set_title(title, loc="left")
         axis.set_xlabel("slide, megapixels")

@@ -82,6 +82,7 @@ specs = st.integers(8, 60).flatmap(
         core=st.just(core),
         halo=st.integers(0, core // 2),
         phase=st.tuples(st.integers(-99, 99), st.integers(-99, 99)),
+        stride=st.none() | st.integers(max(1, core // 3), core + 20),
     )
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -50,6 +51,16 @@ def test_cores_tile_the_slide_once(width: int, height: int, spec: TileSpec) -> N
         core = grid.core(index)
         seen[max(0, core.y) : core.y1, max(0, core.x) : core.x1] += 1
     assert (seen == 1).all()
+
+
+@given(sides, sides, specs, st.integers(1, 60))
+def test_windows_lie_at_the_corners_of_the_grid(width: int, height: int, spec: TileSpec, stride: int) -> None:
+    grid = TileGrid.cover(blank(width, height), replace(spec, stride=stride))
+    for index, (x, y) in enumerate(grid.corners.tolist()):
+        column, row = grid.cells[index].tolist()
+        assert (x, y) == (spec.phase[0] + column * stride - spec.halo, spec.phase[1] + row * stride - spec.halo)
+        assert grid[index] == Region(x, y, spec.patch, spec.patch, grid.spec.mpp)
+        assert grid.core(index).padded(spec.halo) == grid[index]
 
 
 @given(sides, sides, specs)

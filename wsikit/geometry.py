@@ -168,5 +168,5 @@ class TileSpec:
 
     def patch_region(self, column: int, row: int) -> Region:
         """The core at (column, row), grown by the halo: what is read and predicted."""
-        (px, py), core, side = self.phase, self.core, self.patch
-        return Region(px + column * core - self.halo, py + row * core - self.halo, side, side, self.mpp)
+        (px, py), step, side = self.phase, self.step, self.patch
+        return Region(px + column * step - self.halo, py + row * step - self.halo, side, side, self.mpp)

@@ -96,6 +96,18 @@ def test_a_loader_gives_every_patch_once(name: str, workers: int, tmp_path: Path
         assert seen(DataLoader(data, batch_size=5, num_workers=workers)) == wanted
 
 
+def test_patches_over_a_slide_that_overlap_lie_where_they_say() -> None:
+    pixels = np.random.default_rng(3).integers(0, 256, (300, 400, 3), np.uint8)
+    slide = array_slide(pixels, 0.5)
+    (source,) = cut_slides([slide], TileSpec(0.5, 64, stride=40), None)
+    assert (source.patches.patch, source.patches.step) == (64, 40)
+    assert {tuple(step) for step in np.diff(source.corners[:3], axis=0)} == {(40, 0)}
+    for index in range(len(source)):
+        x, y = source.corners[index].tolist()
+        if x >= 0 and y >= 0 and x + 64 <= 400 and y + 64 <= 300:
+            assert np.array_equal(source.read(index), pixels[y : y + 64, x : x + 64])
+
+
 @pytest.mark.slow
 def test_spawned_workers_open_files_of_their_own(tmp_path: Path, pyramid: Path) -> None:
     slides = cohort()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tests.conformance.qupath import assert_qupath
 from tests.planted import BlobPredictor, PointPredictor, RampPredictor, scene
 from wsikit.errors import OutputError, PixelReadError, PredictionError, ResolutionError
 from wsikit.features import Features
+from wsikit.geometry import TileSpec
 from wsikit.pipeline.run import RunReport, run
 from wsikit.pipeline.schedule import workers
 from wsikit.predictions import Batch, Objects, Points, ScoreMap
@@ -211,3 +212,16 @@ def test_predictions_are_checked_for_points_too() -> None:
     slide: Slide = scene(100, 100, [])
     with pytest.raises(PredictionError, match="xy must be finite"):
         run(slide, Nan(), mask=TissueMask.whole(slide))
+
+
+class Striding(BlobPredictor):
+    @property
+    def tile(self) -> TileSpec:
+        return replace(super().tile, stride=self.core // 2)
+
+
+def test_cores_that_overlap_are_refused() -> None:
+    slide = scene(128, 128, [])
+    with pytest.raises(PredictionError, match="32 px apart with cores of 64") as caught:
+        run(slide, Striding(), mask=TissueMask.whole(slide))
+    assert caught.value.code == "bad_predictions"

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from wsikit.bags import SlideRow
 from wsikit.errors import ConfigError
 from wsikit.geometry import Region, TileSpec
 from wsikit.patches import PatchSet
@@ -25,13 +26,8 @@ SPARSE = 4
 """Read one by one, a patch costs up to this many times its area (four tiles of its size); so may a block."""
 
 
-class SlideFile(Protocol):
+class SlideFile(SlideRow, Protocol):
     """A slide with what a manifest says of it; ``wsikit.find_slides`` gives these."""
-
-    @property
-    def slide_id(self) -> str:
-        """Unique."""
-        ...
 
     @property
     def path(self) -> Path:
@@ -41,26 +37,6 @@ class SlideFile(Protocol):
     @property
     def mpp(self) -> float | None:
         """um per level-0 pixel, replacing what the file says."""
-        ...
-
-    @property
-    def patient(self) -> str | None:
-        """Who the slide is of."""
-        ...
-
-    @property
-    def split(self) -> str | None:
-        """Part of the data that it belongs to."""
-        ...
-
-    @property
-    def label(self) -> str | None:
-        """The one weak label."""
-        ...
-
-    @property
-    def part_of(self) -> str | None:
-        """Another row's slide that this file is only a part of: it is passed over."""
         ...
 
 
@@ -230,12 +206,12 @@ def _cut(
         slide_size=(slide.width, slide.height),
         mpp=spec.mpp,
         patch=spec.patch,
-        step=spec.core,
+        step=spec.step,
         level=next((level.index for level in slide.levels if level.mpp == spec.mpp), None),
         **about,
     )
     handle.close()
-    return SlidePatches(handle, patches, grid.cells * spec.core + np.array(spec.phase) - spec.halo)
+    return SlidePatches(handle, patches, grid.corners)
 
 
 def no_slide(what: object) -> ConfigError:

@@ -96,6 +96,11 @@ def prepared(predictor: Model, slide: Slide, tissue: TissueMask) -> Model:
         raise PredictionError(
             f"the predictor {predictor.name!r} has {count} labels; masks hold a label in 8 bits: 1 to {MAX_LABELS}"
         )
+    if predictor.tile.step != predictor.tile.core:
+        raise PredictionError(
+            f"the model {predictor.name!r} has windows {predictor.tile.step} px apart with cores of "
+            f"{predictor.tile.core} px; cores must tile the slide, each pixel in one: leave TileSpec.stride out"
+        )
     if isinstance(predictor, BagPredictor) and predictor.tile.phase != (0, 0):
         raise PredictionError(
             f"the model {predictor.name!r} has patches of phase {predictor.tile.phase}; heat maps have a pixel per "
