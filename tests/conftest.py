@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -68,3 +70,11 @@ def _every_geojson_is_fit_for_qupath(monkeypatch: pytest.MonkeyPatch) -> None:
                 _SEEN.add(digest)
 
     monkeypatch.setattr(GeoJSONSink, "commit", checked)
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, also where the shell that runs the tests in the background has switched it off."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -99,6 +99,7 @@ class _Interrupting(Silent):
         time.sleep(0.05)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_stops_at_the_next_supertile_and_leaves_no_outcome(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

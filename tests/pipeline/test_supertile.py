@@ -261,6 +261,7 @@ def test_an_error_of_any_stage_stops_the_others_and_is_raised_once(
     assert max(stages.begun.values()) < COUNT, "the others have stopped"
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_while_the_model_works_ends_the_run_with_no_thread_left(hooked: Any) -> None:
     def interrupt(index: int) -> None:
         if index == 2:
