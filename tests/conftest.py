@@ -74,7 +74,7 @@ def _every_geojson_is_fit_for_qupath(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt, also where the shell that runs the tests in the background has switched it off."""
+    """Ctrl-C raises KeyboardInterrupt, also where a shell has switched it off for what it runs in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
