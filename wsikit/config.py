@@ -63,6 +63,13 @@ class RunConfig(TissueConfig):
     """Side in pixels of what a task reads at once; null is 4096. Changes speed and memory, never results."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs."""
+    cluster: str = "local"
+    """Where tasks run: local (supervised children of this process), threads (this process), slurm, or the address of a
+    dask scheduler, tcp://host:8786. Changes speed, never results."""
+    gpus: Literal["all"] | tuple[int, ...] = ()
+    """GPUs of this machine, one worker for each; empty leaves the choice to ``device``."""
+    task_timeout: float = Field(default=1800, gt=0)
+    """Seconds that a task (a super-tile, finding tissue) may take before its worker counts as hanging and is ended."""
     format: tuple[str, ...] = ("geojson.gz", "omezarr")
     """Outputs to write."""
     ngff: Literal["0.4", "0.5"] = "0.4"
@@ -76,6 +83,7 @@ class RunConfig(TissueConfig):
         Files that count by what they hold (``roi``, the reference of ``stain``) are left out: wherever they lie.
         """
         speed = {"batch_size", "num_workers", "supertile", "isolate", "device", "provenance"}
+        speed |= {"cluster", "gpus", "task_timeout"}
         return self.model_dump(mode="json", exclude=speed | {"mpp_override", "roi", "stain"})
 
 

@@ -128,3 +128,20 @@ class OutputError(WsikitError, OSError):
     """An output cannot be written. Codes: io_error, no_space, foreign_files."""
 
     code = "io_error"
+
+
+class WorkerError(WsikitError):
+    """The process that a task ran in is gone. Codes: worker_crash, worker_timeout, worker_memory, worker_lost."""
+
+    code = "worker_lost"
+    remedies: ClassVar[dict[str, str]] = {
+        "worker_crash": "copy the file again; if it still crashes its reader, it is damaged: see `wsikit doctor`",
+        "worker_timeout": "copy the file to a local disk; give --task-timeout more seconds where it is just slow",
+        "worker_memory": "give --max-memory more, or a smaller --supertile or --batch-size",
+        "worker_lost": "run again; a reader may have crashed, memory run out, or a machine been switched off",
+    }
+
+    def __init__(self, message: str, *, code: str | None = None, remedy: str | None = None) -> None:
+        super().__init__(message, code=code, remedy=remedy)
+        if remedy is None:
+            self.remedy = self.remedies[self.code]

@@ -1,0 +1,32 @@
+"""Tasks in threads of this process: nothing to start and nothing to send, but a reader that crashes ends them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+
+class ThreadWorkers:
+    """See ``Workers``. A time limit cannot be kept here: threads cannot be stopped.
+
+    Args:
+        slots: how many tasks run at once.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self._pool = ThreadPoolExecutor(slots, "wsikit-task")
+
+    def submit(
+        self, function: Callable[..., Result], /, *args: Any, gpu: bool = False, seconds: float | None = None
+    ) -> Future[Result]:
+        """See ``Workers.submit``."""
+        del gpu, seconds
+        return self._pool.submit(function, *args)
+
+    def stop(self) -> None:
+        """Tasks that run go on to their end."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
