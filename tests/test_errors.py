@@ -24,6 +24,7 @@ BUILTINS = {
     errors.UnknownNameError: LookupError,
     errors.StainError: ValueError,
     errors.OutputError: OSError,
+    errors.WorkerError: RuntimeError,
     SampleError: FileNotFoundError,
 }
 

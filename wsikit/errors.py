@@ -130,7 +130,7 @@ class OutputError(WsikitError, OSError):
     code = "io_error"
 
 
-class WorkerError(WsikitError):
+class WorkerError(WsikitError, RuntimeError):
     """The process that a task ran in is gone. Codes: worker_crash, worker_timeout, worker_memory, worker_lost."""
 
     code = "worker_lost"
