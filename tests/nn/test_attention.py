@@ -84,7 +84,7 @@ def cohort(cmu: Path, encoder: Path, folder: Path, sizes: dict[str, int], seed: 
 
 
 def embed(source: Path, out: Path, encoder: Path, **options: Any) -> list[dict[str, Any]]:
-    config = EmbedConfig(model=str(encoder), num_workers=1, device="cpu", **options)
+    config = EmbedConfig(model=str(encoder), num_workers=1, cluster="threads", device="cpu", **options)
     return run_many(find_slides(source), out, config)
 
 
@@ -175,7 +175,7 @@ def finished(fields: Cohort, model: Path, tmp_path_factory: pytest.TempPathFacto
     """(folder of a held-out slide with keys, its id, its record) after a run with the saved model."""
     out = tmp_path_factory.mktemp("run")
     name = next(n for n in sorted(fields.keys) if n.startswith("test") and fields.keys[n])
-    config = RunConfig(model=f"abmil:{model}", num_workers=1, device="cpu", mpp_override=0.5)
+    config = RunConfig(model=f"abmil:{model}", num_workers=1, cluster="threads", device="cpu", mpp_override=0.5)
     (record,) = run_many(find_slides(fields.folder / f"{name}.png"), out, config)
     assert record["status"] == "complete", record
     return out / name, name, record

@@ -339,7 +339,9 @@ def test_what_the_model_sees_is_within_a_tenth_of_its_card_whatever_slide_it_is(
     torchscript(tmp_path / "model.pt", CARD)
     (tmp_path / "in").mkdir()
     Image.new("RGB", (300, 300), PAPER).save(tmp_path / "in" / "a.png")
-    config = RunConfig(model=str(tmp_path / "model.pt"), mpp=wanted, mpp_override=slide_mpp, num_workers=1)
+    config = RunConfig(
+        model=str(tmp_path / "model.pt"), mpp=wanted, mpp_override=slide_mpp, num_workers=1, cluster="threads"
+    )
     (record,) = run_many(find_slides(tmp_path / "in"), tmp_path / "out", config)
     assert record["status"] == status
     if status == "complete":
@@ -352,7 +354,9 @@ def test_a_run_with_another_resolution_is_refused_before_any_slide(tmp_path: Pat
     (tmp_path / "model.json").write_text(json.dumps(CARD))
     torchscript(tmp_path / "model.pt", CARD)
     with pytest.raises(ConfigError, match="100% off"):
-        run_many([], tmp_path / "out", RunConfig(model=str(tmp_path / "model.pt"), mpp=1.0, num_workers=1))
+        run_many(
+            [], tmp_path / "out", RunConfig(model=str(tmp_path / "model.pt"), mpp=1.0, num_workers=1, cluster="threads")
+        )
     assert not (tmp_path / "out").exists()
 
 

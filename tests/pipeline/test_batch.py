@@ -20,13 +20,13 @@ from PIL import Image
 from tests.conformance.qupath import assert_qupath
 from wsikit.config import RunConfig
 from wsikit.errors import OutputError, UnknownNameError
-from wsikit.pipeline import batch as batch_module
+from wsikit.pipeline import stages
 from wsikit.pipeline.batch import all_complete, run_many
 from wsikit.pipeline.busy import Busy
 from wsikit.pipeline.inputs import SlideEntry, find_slides
 from wsikit.slides import open_slide
 
-CONFIG = RunConfig(model="nuclei", mpp_override=0.5, num_workers=1)
+CONFIG = RunConfig(model="nuclei", mpp_override=0.5, num_workers=1, cluster="threads")
 
 EXPECTED = {
     "cmu-1-small-region.svs": "complete",
@@ -177,7 +177,7 @@ def test_a_failure_of_the_machine_is_tried_again(field: Any, tmp_path: Path, mon
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(batch_module, "run", full)
+        patched.setattr(stages, "finish_run", full)
         (first,) = run_many(entries, tmp_path / "out", CONFIG)
     assert first["reason"] == "no_space"
     assert not (tmp_path / "out" / "field-00" / "objects.geojson.gz").exists()
@@ -189,14 +189,14 @@ def test_an_unexpected_error_costs_one_slide_and_is_recorded(
     field: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entries = find_slides(fields(tmp_path / "in", field, 3))
-    real = batch_module.run
+    real = stages.finish_run
 
     def shaky(slide: Any, *args: Any, **options: Any) -> Any:
         if options["slide_id"] == "field-01":
             raise ZeroDivisionError("planted")
         return real(slide, *args, **options)
 
-    monkeypatch.setattr(batch_module, "run", shaky)
+    monkeypatch.setattr(stages, "finish_run", shaky)
     records = run_many(entries, tmp_path / "out", CONFIG)
     assert [record["status"] for record in records] == ["complete", "failed", "complete"]
     assert records[1]["reason"] == "internal"
@@ -223,7 +223,7 @@ def test_outputs_of_other_parameters_never_stand_side_by_side(
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("planted")
 
-    monkeypatch.setattr(batch_module, "run", fail)
+    monkeypatch.setattr(stages, "finish_run", fail)
     run_many(entries, tmp_path / "out", CONFIG.model_copy(update={"min_tissue": 0.3}))
     assert [p.name for p in (tmp_path / "out" / "field-00").iterdir()] == ["slide.json"]
 
@@ -356,7 +356,7 @@ def test_a_manifest_gives_mpp_mask_and_name(field: Any, tmp_path: Path) -> None:
     (tmp_path / "cohort.csv").write_text(
         "FILENAME,PATIENT,slide_id,mpp,mask_path\nfield-00.png,p1,case 1,0.25,mask.tif\nfield-00.png,p1,case 2,0.25,\n"
     )
-    config = RunConfig(model="nuclei", num_workers=1, mpp=0.25)
+    config = RunConfig(model="nuclei", num_workers=1, cluster="threads", mpp=0.25)
     records = run_many(find_slides(tmp_path / "cohort.csv"), tmp_path / "out", config)
     assert [record["slide_id"] for record in records] == ["case 1", "case 2"]
     assert [record["patient"] for record in records] == ["p1", "p1"]

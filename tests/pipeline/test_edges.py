@@ -22,11 +22,11 @@ from wsikit.pipeline import batch as batch_module
 from wsikit.pipeline.batch import Silent, run_many
 from wsikit.pipeline.inputs import find_slides
 from wsikit.pipeline.run import run
-from wsikit.pipeline.supertile import SlideRef
+from wsikit.pipeline.stages import SlideTask, begin, predict
 from wsikit.predictions import Batch, Label, Objects, Points, ScoreMap
+from wsikit.predictors.files import dumps
 from wsikit.sinks.geojson import GeoJSONSink
 from wsikit.sinks.omezarr import OmeZarrSink
-from wsikit.slides import open_slide
 from wsikit.tissue import TissueMask
 
 BOXES = [(x, y, 9, 9) for x in range(6, 270, 37) for y in range(6, 270, 41)]
@@ -196,7 +196,7 @@ def test_bad_tiles_are_listed_in_reading_order_at_any_supertile() -> None:
 @pytest.fixture
 def blobs(monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     monkeypatch.setattr(batch_module, "load_model", lambda *_, **__: BlobPredictor())
-    return RunConfig(mpp_override=0.5, num_workers=1)
+    return RunConfig(mpp_override=0.5, num_workers=1, cluster="threads")
 
 
 def test_a_slide_whose_objects_are_split_is_kept_by_the_next_run(blobs: RunConfig, tmp_path: Path) -> None:
@@ -271,15 +271,17 @@ def test_a_slide_that_changes_while_it_is_read_fails_and_is_tried_again(
 
 
 def test_a_worker_does_not_read_on_in_a_file_that_was_replaced(tmp_path: Path) -> None:
-    path = pictures(tmp_path / "in", ["a"]) / "a.png"
-    with open_slide(path, mpp=0.5) as slide:
-        before = SlideRef.of(slide)
-        os.utime(path, (0, 0))
-        assert SlideRef.of(slide) != before
-
-
-def test_a_slide_in_memory_is_refused_by_workers_with_a_way_out() -> None:
-    slide = scene(100, 100, [])
+    (entry,) = find_slides(pictures(tmp_path / "in", ["a"]))
+    task = SlideTask(entry, tmp_path / "out", RunConfig(mpp_override=0.5, supertile=64), "key", 1)
+    begun = begin(task, dumps(BlobPredictor()))
+    predict(task, begun.plan, [0])
+    os.utime(entry.path, (0, 0))
     with pytest.raises(SlideOpenError) as caught:
-        run(slide, BlobPredictor(), mask=TissueMask.whole(slide), workers=2)
-    assert "workers=1" in caught.value.remedy
+        predict(task, begun.plan, [1])
+    assert caught.value.code == "slide_changed"
+
+
+def test_threads_share_a_slide_in_memory() -> None:
+    slide = scene(300, 300, [(20, 20, 10, 10), (200, 100, 12, 12)])
+    report = run(slide, BlobPredictor(), mask=TissueMask.whole(slide), workers=2)
+    assert report.merged.objects == 2

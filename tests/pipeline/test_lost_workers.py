@@ -23,7 +23,6 @@ from wsikit.pipeline import run as run_module
 from wsikit.pipeline.batch import Silent, run_many
 from wsikit.pipeline.inputs import find_slides
 from wsikit.pipeline.run import run
-from wsikit.pipeline.schedule import slots
 from wsikit.predictions import Batch, Objects
 from wsikit.slides import Slide
 from wsikit.tissue import TissueMask
@@ -67,18 +66,6 @@ def test_slides_that_kill_every_worker_cost_themselves_and_no_other(deadly: RunC
     assert found == [("failed", "worker_lost", None)] * 2 + [("complete", "", 1)] * 3
 
 
-class _NoWorkers:
-    """A client whose workers have all died a moment ago."""
-
-    @staticmethod
-    def nthreads() -> dict[str, int]:
-        return {}
-
-
-def test_a_cluster_whose_workers_are_all_starting_again_still_takes_tasks() -> None:
-    assert slots(_NoWorkers()) == 1
-
-
 def test_a_slide_is_not_complete_where_a_task_went_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     slide = scene(300, 300, [(20, 20, 10, 10)])
     monkeypatch.setattr(run_module, "predict_supertiles", lambda *_, **__: (_ for _ in ()))
@@ -105,7 +92,7 @@ def test_an_interrupt_stops_at_the_next_supertile_and_leaves_no_outcome(
 ) -> None:
     monkeypatch.setattr(batch_module, "load_model", lambda *_, **__: BlobPredictor())
     entries = find_slides(pictures(tmp_path / "in", ["a", "b"]))
-    config = RunConfig(mpp_override=0.5, num_workers=1, supertile=64)
+    config = RunConfig(mpp_override=0.5, num_workers=1, cluster="threads", supertile=64)
     watching = _Interrupting()
     with pytest.raises(KeyboardInterrupt):
         run_many(entries, tmp_path / "out", config, observer=watching)
@@ -144,13 +131,3 @@ def _outlives(group: int, seconds: float) -> bool:
             return False
         time.sleep(0.1)
     return True
-
-
-def test_a_script_that_cannot_be_imported_again_is_told_what_to_do(tmp_path: Path) -> None:
-    script = (
-        "import wsikit as wk\nfrom wsikit.config import RunConfig\n"
-        f"wk.run_many([], {str(tmp_path / 'out')!r}, RunConfig(num_workers=2))\n"
-    )
-    done = subprocess.run([sys.executable, "-"], input=script, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode != 0
-    assert "worker processes did not start" in done.stderr.splitlines()[-1]

@@ -20,7 +20,6 @@ from wsikit.errors import ConfigError
 from wsikit.pipeline.batch import run_many
 from wsikit.pipeline.inputs import SlideEntry
 from wsikit.pipeline.run import RunReport, run
-from wsikit.pipeline.schedule import workers
 from wsikit.pipeline.state import describe
 from wsikit.predictors import load_predictor
 from wsikit.quality import Quality, QualityFilter
@@ -90,10 +89,9 @@ def test_what_is_kept_is_the_same_however_the_slide_is_read(path: Path, tmp_path
         assert same(other) == same(report)
 
 
-def test_processes_keep_the_same(path: Path, tmp_path: Path) -> None:
+def test_threads_keep_the_same(path: Path, tmp_path: Path) -> None:
     first, report = objects_of(path, tmp_path, BlobPredictor(), qc=QC)
-    with workers(2, processes=True) as client:
-        again, other = objects_of(path, tmp_path, BlobPredictor(), qc=QC, supertile=320, client=client)
+    again, other = objects_of(path, tmp_path, BlobPredictor(), qc=QC, supertile=320, workers=2)
     assert again == first
     assert same(other) == same(report)
 
@@ -168,7 +166,7 @@ def test_the_record_says_how_good_the_patches_were_with_and_without_a_filter(pat
     json.dumps(records)
 
 
-CONFIG = RunConfig(model="nuclei", mpp_override=0.5, num_workers=1, format=("geojson.gz",))
+CONFIG = RunConfig(model="nuclei", mpp_override=0.5, num_workers=1, cluster="threads", format=("geojson.gz",))
 
 
 def test_a_slide_without_a_good_patch_ends_complete_and_says_why(path: Path, tmp_path: Path) -> None:

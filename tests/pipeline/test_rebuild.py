@@ -20,7 +20,7 @@ from wsikit.pipeline.inputs import SlideEntry
 from wsikit.pipeline.report import folder as folder_module
 from wsikit.pipeline.report import read_run, write_reports
 
-CONFIG = RunConfig(model="stain-area", mpp_override=0.5, num_workers=1)
+CONFIG = RunConfig(model="stain-area", mpp_override=0.5, num_workers=1, cluster="threads")
 NAMES = ("report.html", "summary.csv")
 
 

@@ -175,7 +175,7 @@ def test_nuclei_of_a_region_of_a_real_slide_are_those_of_the_slide(cmu: Path, tm
 @pytest.fixture
 def blobs(monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     monkeypatch.setattr(batch_module, "load_model", lambda *_, **__: BlobPredictor())
-    return RunConfig(mpp_override=0.5, num_workers=1, format=("geojson.gz",), tissue="whole")
+    return RunConfig(mpp_override=0.5, num_workers=1, cluster="threads", format=("geojson.gz",), tissue="whole")
 
 
 def pictures(folder: Path, names: Sequence[str]) -> list[SlideEntry]:

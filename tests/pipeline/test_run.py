@@ -20,7 +20,6 @@ from wsikit.errors import OutputError, PixelReadError, PredictionError, Resoluti
 from wsikit.features import Features
 from wsikit.geometry import TileSpec
 from wsikit.pipeline.run import RunReport, run
-from wsikit.pipeline.schedule import workers
 from wsikit.predictions import Batch, Objects, Points, ScoreMap
 from wsikit.predictors import load_predictor
 from wsikit.sinks.geojson import GeoJSONSink
@@ -48,8 +47,6 @@ def test_nuclei_of_a_real_slide_are_the_same_bytes_however_it_is_read(
     assert nuclei_of(path, tmp_path, supertile=1024, batch_size=1)[0] == first
     assert nuclei_of(path, tmp_path, supertile=2048, workers=2)[0] == first
     assert nuclei_of(path, tmp_path, reader="openslide")[0] == first
-    with workers(2, processes=True) as client:
-        assert nuclei_of(path, tmp_path, supertile=1024, client=client)[0] == first
 
 
 def test_the_mask_holds_every_object_under_its_place_in_the_geojson(cmu: Path, tmp_path: Path) -> None:

@@ -37,7 +37,9 @@ def reference(path: Path, seed: int = 0) -> Path:
 
 
 def run(source: Path, out: Path, stain: str | None) -> dict[str, dict[str, Any]]:
-    config = RunConfig(model="nuclei", mpp_override=0.5, num_workers=1, format=("geojson.gz",), stain=stain)
+    config = RunConfig(
+        model="nuclei", mpp_override=0.5, num_workers=1, cluster="threads", format=("geojson.gz",), stain=stain
+    )
     return {record["slide_id"]: record for record in run_many(find_slides(str(source), out), out, config)}
 
 

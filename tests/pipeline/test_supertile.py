@@ -19,10 +19,10 @@ from tests.planted import BlobPredictor, Planted, scene
 from wsikit.errors import OutputError, PixelReadError, PredictionError
 from wsikit.geometry import Region, TileSpec
 from wsikit.nn.device import add_gpu_seconds
+from wsikit.pipeline.ahead import ahead
 from wsikit.pipeline.busy import Busy
 from wsikit.pipeline.run import RunReport, run
-from wsikit.pipeline.schedule import ahead
-from wsikit.pipeline.supertile import Job, TaskResult, predict_supertile, predict_supertiles
+from wsikit.pipeline.supertile import Job, TaskResult, predict_supertiles
 from wsikit.predictions import Batch, Encoder, Objects
 from wsikit.quality import ANY_QUALITY, QualityFilter
 from wsikit.slides import PartialRead, Slide
@@ -186,7 +186,7 @@ def test_side_by_side_gives_what_one_after_another_gives(hooked: Any, qc: Qualit
     found = []
     for side_by_side in (False, True):
         job, parts = hooked(Stages())
-        job = Job(job.slide, job.predictor, job.spool, None, qc)
+        job = Job(job.slide, job.model, job.spool, None, qc)
         found.append(outcome(all_of(job, parts, side_by_side=side_by_side), job))
     assert found[0] == found[1]
     assert len(found[0][0]) == COUNT
@@ -271,7 +271,7 @@ def test_an_interrupt_while_the_model_works_ends_the_run_with_no_thread_left(hoo
     stages = Stages(model=interrupt)
     job, _ = hooked(stages)
     with pytest.raises(KeyboardInterrupt):
-        run(job.slide, job.predictor, mask=TissueMask.whole(job.slide), supertile=64)  # type: ignore[arg-type]
+        run(job.slide, job.model, mask=TissueMask.whole(job.slide), supertile=64)  # type: ignore[arg-type]
     assert not threads()
     assert stages.begun["read"] < COUNT
 
@@ -287,7 +287,7 @@ def test_what_stops_the_caller_stops_the_stages(hooked: Any) -> None:
     stages = Stages()
     job, _ = hooked(stages)
     with pytest.raises(Stop):
-        run(job.slide, job.predictor, mask=TissueMask.whole(job.slide), supertile=64, progress=progress)  # type: ignore[arg-type]
+        run(job.slide, job.model, mask=TissueMask.whole(job.slide), supertile=64, progress=progress)  # type: ignore[arg-type]
     assert not threads()
     assert stages.begun["read"] < COUNT
 
@@ -327,14 +327,14 @@ def test_the_stage_that_sleeps_longest_binds(
 
 def test_tasks_of_workers_add_up_to_the_same_story(hooked: Any) -> None:
     job, parts = hooked(Stages(read=sleeping(SLOW)))
-    busy = Busy.total(predict_supertile(job, one).busy for one in enumerate(parts))
+    busy = Busy.total(next(predict_supertiles(job, [one])).busy for one in enumerate(parts))
     assert busy.bound() == "reader"
     assert busy.read + busy.model + busy.post <= busy.wall
 
 
 def test_what_the_gpu_worked_is_told_apart_from_what_its_host_did(hooked: Any) -> None:
     job, _ = hooked(Stages(model=lambda index: add_gpu_seconds(0.25)))
-    report: RunReport = run(job.slide, job.predictor, mask=TissueMask.whole(job.slide), supertile=64)  # type: ignore[arg-type]
+    report: RunReport = run(job.slide, job.model, mask=TissueMask.whole(job.slide), supertile=64)  # type: ignore[arg-type]
     assert report.busy.gpu == pytest.approx(0.25 * COUNT)
     assert "GPU 100 %" in str(report)
 

@@ -89,7 +89,7 @@ def test_a_slide_that_fails_costs_only_itself(
 
 def test_a_runs_own_picture_is_left_alone(field: SlideEntry, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    config = RunConfig(model="nuclei", num_workers=1, format=("geojson.gz",))
+    config = RunConfig(model="nuclei", num_workers=1, cluster="threads", format=("geojson.gz",))
     (record,) = run_many([field], out, config)
     assert record["status"] == "complete"
     before = (out / "field" / "overview.png").read_bytes()
@@ -103,7 +103,7 @@ def test_a_runs_own_picture_is_left_alone(field: SlideEntry, tmp_path: Path) -> 
 
 def test_a_run_is_welcome_where_tissue_was_found(field: SlideEntry, tmp_path: Path) -> None:
     write_tissue(field, tmp_path / "out" / "field")
-    (record,) = run_many([field], tmp_path / "out", RunConfig(num_workers=1, format=("geojson.gz",)))
+    (record,) = run_many([field], tmp_path / "out", RunConfig(num_workers=1, cluster="threads", format=("geojson.gz",)))
     assert record["status"] == "complete"
     assert (tmp_path / "out" / "field" / "tissue.png").exists()
 

@@ -312,7 +312,7 @@ def test_a_run_in_isolation_gives_the_same_objects_and_says_so(tmp_path: Path) -
     records, objects = [], []
     for isolate in (False, True):
         out = tmp_path / f"out-{isolate}"
-        config = RunConfig(num_workers=1, tissue="whole", isolate=isolate)
+        config = RunConfig(num_workers=1, cluster="threads", tissue="whole", isolate=isolate)
         records += run_many(find_slides(path), out, config)
         objects.append((out / "a" / "objects.geojson.gz").read_bytes())
     assert [record["status"] for record in records] == ["complete"] * 2

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from wsikit.config import RunConfig, TissueConfig
-from wsikit.errors import ConfigError, PluginError
+from wsikit.atomic import remove
+from wsikit.config import RunConfig
+from wsikit.errors import ConfigError, PluginError, WorkerError
 from wsikit.pipeline.busy import Clock
 from wsikit.pipeline.each import OVERVIEW, Advance, Observer, Silent, all_complete, clear, each_slide, refuse_foreign
 from wsikit.pipeline.inputs import SlideEntry
 from wsikit.pipeline.model import load_model
-from wsikit.pipeline.roi import check_roi, content_hash, drawn_tissue, limited_to_roi, roi_file
-from wsikit.pipeline.run import default_tissue, refuse_idle, run
-from wsikit.pipeline.schedule import workers as local_workers
+from wsikit.pipeline.roi import check_roi, content_hash, roi_file
+from wsikit.pipeline.run import refuse_idle
+from wsikit.pipeline.settings import quality_filter
+from wsikit.pipeline.stages import SPOOL, Begun, SlideTask, begin, finish, predict
 from wsikit.pipeline.state import (
     RESULT_VERSION,
     Record,
-    describe,
     digest,
     is_settled,
     model_card,
@@ -30,15 +32,16 @@ from wsikit.pipeline.state import (
     source_stamp,
     write_record,
 )
+from wsikit.pipeline.workers import Workers, bounded, open_workers
 from wsikit.predictions import Model
-from wsikit.quality import ANY_QUALITY, QualityFilter
-from wsikit.sinks import SINKS, Sink, sink_class
-from wsikit.slides import Slide, open_slide
-from wsikit.tissue import TissueMask, find_tissue
+from wsikit.predictors.files import dumps
+from wsikit.sinks import SINKS, sink_class
 
 __all__ = ["Observer", "Silent", "all_complete", "run_many"]
 
-SPOOL = ".spool"
+SIDE_BY_SIDE = 4
+"""Super-tiles in a task of a worker that shares the slide with no other."""
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,39 +50,91 @@ class _Predicting:
 
     config: RunConfig
     predictor: Model
-    client: Any
-    own: tuple[str, ...]
+    pickled: bytes
+    """The same for workers."""
+    workers: Workers
+
+    @property
+    def own(self) -> Sequence[str]:
+        """See ``Work``."""
+        return _own_patterns()
 
     def key(self, entry: SlideEntry) -> str:
         """See ``Work``."""
         return _key(entry, self.config, self.predictor)
 
     def do(self, entry: SlideEntry, folder: Path, base: Record, advance: Advance) -> Record:
-        """Run a slide that can be run; only then does it touch what an earlier run left."""
-        config, clock = self.config, Clock()
-        with clock("open"):
-            opened = open_slide(entry.path, entry.mpp or config.mpp_override, isolate=config.isolate)
-        with opened as slide:
-            with clock("tissue"):
-                mask = tissue_of(slide, entry, config)
-            slide.resolve(self.predictor.tile.mpp)
-            clear(folder, self.own)
-            write_record(folder, base)
-            report = run(
-                slide,
-                self.predictor,
-                *make_sinks(config, folder),
-                mask=mask,
-                slide_id=entry.slide_id,
-                client=self.client,
-                batch_size=config.batch_size,
-                supertile=config.supertile,
-                qc=quality_filter(config),
-                overview=folder / OVERVIEW,
-                spool=folder / SPOOL,
-                progress=advance,
-            )
-            return describe(slide, self.predictor, report) | {"seconds": dict(report.seconds) | clock.seconds()}
+        """Run a slide that can be run; only then does it touch what an earlier run left.
+
+        Where memory ran out it is tried once more with super-tiles of half the side.
+        """
+        task = SlideTask(entry, folder.absolute(), self.config, base["key"], self.workers.slots)
+        begun = self._done(begin, task, self.pickled)
+        try:
+            return self._attempt(task, begun, base, advance)
+        except WorkerError as error:
+            if error.code != "worker_memory" or begun.side // 2 < begun.core:
+                raise
+        smaller = replace(task, config=self.config.model_copy(update={"supertile": begun.side // 2}))
+        remove(task.spool)
+        return self._attempt(smaller, self._done(begin, smaller, self.pickled), base, advance)
+
+    def stop(self) -> None:
+        """See ``Work``."""
+        self.workers.stop()
+
+    def _attempt(self, task: SlideTask, begun: Begun, base: Record, advance: Advance) -> Record:
+        clear(task.folder, [pattern for pattern in self.own if pattern != SPOOL])
+        write_record(task.folder, base)
+        clock = Clock()
+        with clock("predict"):
+            self._predict(task, begun, advance)
+        record = self._done(finish, task, begun.plan)
+        seconds = begun.seconds | clock.steps() | record["seconds"]
+        total = sum(seconds.values()) - record["seconds"]["total"]
+        record["seconds"] = {name: round(value, 3) for name, value in (seconds | {"total": total}).items()}
+        return record
+
+    def _predict(self, task: SlideTask, begun: Begun, advance: Advance) -> None:
+        """All super-tiles that are not done; one whose worker crashed is tried once more."""
+        done = len(begun.done)
+        advance(done, begun.count)
+        left = sorted(set(range(begun.count)).difference(begun.done))
+        groups = [tuple(left[i : i + self._group]) for i in range(0, len(left), self._group)]
+        again: list[tuple[int, ...]] = []
+        for tried in (groups, again):
+            work = partial(predict, task, begun.plan)
+            with closing(bounded(self.workers, work, tried, gpu=True, seconds=self._limit)) as results:
+                for group, future in results:
+                    if _crashed(future) and tried is groups:
+                        again.append(group)
+                        continue
+                    future.result()
+                    done += len(group)
+                    advance(done, begun.count)
+
+    @property
+    def _group(self) -> int:
+        """Super-tiles in a task: several are read, predicted and spooled side by side where a worker has no others."""
+        return SIDE_BY_SIDE if self.workers.slots == 1 or self.config.gpus else 1
+
+    @property
+    def _limit(self) -> float:
+        return self.config.task_timeout * self._group
+
+    def _done(self, function: Callable[..., Result], *args: Any) -> Result:
+        """The result of one task; it is tried once more where its worker crashed."""
+        limit = None if function is finish else self.config.task_timeout
+        future = self.workers.submit(function, *args, seconds=limit)
+        if _crashed(future):
+            future = self.workers.submit(function, *args, seconds=limit)
+        return future.result()
+
+
+def _crashed(future: Future[Any]) -> bool:
+    """Waits for the end of a task; whether its worker crashed, which may have been another's fault."""
+    error = future.exception()
+    return isinstance(error, WorkerError) and error.code == "worker_crash"
 
 
 def run_many(
@@ -131,9 +186,9 @@ def run_many(
 
 
 @contextmanager
-def _predicting(config: RunConfig, predictor: Model, workers: int) -> Iterator[_Predicting]:
-    with local_workers(workers, processes=True) as client:
-        yield _Predicting(config, predictor, client, _own_patterns())
+def _predicting(config: RunConfig, predictor: Model, slots: int) -> Iterator[_Predicting]:
+    with open_workers(config.cluster, slots=slots, gpus=config.gpus) as workers:
+        yield _Predicting(config, predictor, dumps(predictor), workers)
 
 
 def checked_model(entries: Sequence[SlideEntry], config: RunConfig) -> Model:
@@ -184,30 +239,3 @@ def _own_patterns() -> tuple[str, ...]:
         with suppress(PluginError):
             names.append(sink_class(name).filename.partition("."))
     return ("slide.json", OVERVIEW, SPOOL, ".*.tmp", *(f"{stem}*.{suffix}" for stem, _, suffix in names))
-
-
-def quality_filter(config: TissueConfig) -> QualityFilter:
-    """Which patches are good enough. Raises ConfigError for what is no filter."""
-    return ANY_QUALITY if config.qc is None else QualityFilter.parse(config.qc)
-
-
-def make_sinks(config: RunConfig, folder: Path) -> list[Sink]:
-    """The sinks that a configuration asks for, writing into a slide's folder."""
-    options: dict[str, dict[str, Any]] = {"geojson.gz": {"split": config.split}, "omezarr": {"ngff": config.ngff}}
-    made: list[Sink] = []
-    for name in dict.fromkeys(config.format):
-        sink = sink_class(name)
-        made.append(sink(folder / sink.filename, **options.get(name, {})))
-    return made
-
-
-def tissue_of(slide: Slide, entry: SlideEntry, config: TissueConfig) -> TissueMask:
-    """Where to look on a slide: the manifest's mask, or what the configuration says; inside the region of interest."""
-    roi = roi_file(entry, config)
-    if entry.mask_path is not None:
-        mask = drawn_tissue(entry.mask_path, slide, config)
-    elif config.tissue == "whole":
-        mask = TissueMask.whole(slide)
-    else:
-        mask = find_tissue(slide) if config.tissue == "detect" else default_tissue(slide)
-    return mask if roi is None else limited_to_roi(mask, roi, slide, config)

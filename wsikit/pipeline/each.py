@@ -93,6 +93,10 @@ class Work(Protocol):
         """
         ...
 
+    def stop(self) -> None:
+        """Let what goes on end at once: ``do`` raises CancelledError, or anything, soon after."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class _Run:
@@ -168,6 +172,7 @@ def _all_slides(run: _Run, pool: ThreadPoolExecutor, entries: Sequence[SlideEntr
     except BaseException:
         # the pool waits for slides that are running: let them stop at their next part, not at their end
         run.interrupted.set()
+        run.work.stop()
         raise
 
 
@@ -236,7 +241,9 @@ def _attempt(run: _Run, entry: SlideEntry, folder: Path, key: str) -> Record:
     try:
         record = base | run.work.do(entry, folder, base, partial(run.advance, entry))
         _refuse_changed(entry.path, base["source"])
-    except Exception as error:  # noqa: BLE001  # one slide must not hurt another; the record says what happened
+    except Exception as error:  # one slide must not hurt another; the record says what happened
+        if run.interrupted.is_set():
+            raise _InterruptedSlide from error
         record = base | _explained(error, entry.path, base["source"])
         record["seconds"] = {"total": round(time.perf_counter() - clock, 3)}
         if (read_record(folder) or base)["status"] in {"complete", "partial"}:

@@ -23,7 +23,6 @@ from wsikit.errors import ConfigError
 from wsikit.metrics import bin_counts, quadratic_weighted_kappa, quartile_edges
 from wsikit.pipeline.examples import Example, draw_examples, example_of
 from wsikit.pipeline.run import run
-from wsikit.pipeline.schedule import bounded, workers
 from wsikit.pipeline.scores import (
     IOU,
     Comparison,
@@ -36,6 +35,7 @@ from wsikit.pipeline.scores import (
 )
 from wsikit.pipeline.state import digest, failure, finite, model_card, versions
 from wsikit.pipeline.truth import Pair, find_pairs, read_truth
+from wsikit.pipeline.workers import bounded, open_workers
 from wsikit.predictions import Model, Predictor
 from wsikit.predictors.files import dumps, loads_once
 from wsikit.slides import open_slide
@@ -247,8 +247,9 @@ def evaluate(
     pairs = find_pairs(data, out)[:limit]
     job = _Job(dumps(predictor), settings)
     results: dict[int, ImageResult] = {}
-    with workers(num_workers, processes=True) as client:
-        for index, result in bounded(client, partial(_evaluate_one, job), enumerate(pairs)):
+    with open_workers("local", slots=num_workers) as workers:
+        for _, future in bounded(workers, partial(_evaluate_one, job), enumerate(pairs)):
+            index, result = future.result()
             results[index] = result
             _forget_examples(results)
             if progress:

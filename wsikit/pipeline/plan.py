@@ -7,8 +7,9 @@ from pathlib import Path
 
 from wsikit.config import RunConfig
 from wsikit.errors import WsikitError
-from wsikit.pipeline.batch import checked_model, is_done, tissue_of
+from wsikit.pipeline.batch import checked_model, is_done
 from wsikit.pipeline.inputs import SlideEntry
+from wsikit.pipeline.settings import tissue_of
 from wsikit.slides import open_slide
 from wsikit.tiling import SUPERTILE, TileGrid
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,10 @@ import numpy as np
 from wsikit.errors import ConfigError, PixelReadError, PredictionError, WsikitError
 from wsikit.pipeline.busy import Busy, Clock
 from wsikit.pipeline.merge import Merged, merge
-from wsikit.pipeline.schedule import bounded, slots
-from wsikit.pipeline.schedule import workers as local_workers
-from wsikit.pipeline.supertile import Job, SlideRef, TaskResult, peak_rss_mb, predict_supertile, predict_supertiles
+from wsikit.pipeline.supertile import Job, TaskResult, peak_rss_mb, predict_supertiles
+from wsikit.pipeline.workers import bounded
+from wsikit.pipeline.workers.threads import ThreadWorkers
 from wsikit.predictions import BagPredictor, Encoder, Model, Predictor
-from wsikit.predictors.files import dumps
 from wsikit.quality import ANY_QUALITY, Quality, QualityFilter
 from wsikit.sinks import Sink
 from wsikit.slides import BadTile, Slide
@@ -132,6 +131,26 @@ def refuse_idle(model: Model, takes: Iterable[tuple[str, str]]) -> None:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is done to a slide: the model bound to it, and the windows that it predicts."""
+
+    model: Model
+    tissue: TissueMask
+    grid: TileGrid
+
+
+def plan_run(slide: Slide, predictor: Model, tissue: TissueMask) -> Plan:
+    """Bind a model to a slide and find its windows.
+
+    Raises:
+        ResolutionError: the slide holds nothing as fine as the predictor wants.
+        PredictionError: the predictor broke its contract.
+    """
+    bound = prepared(predictor, slide, tissue.unlimited())
+    return Plan(bound, tissue, TileGrid.cover(slide, bound.tile, tissue))
+
+
 def run(
     slide: Slide,
     predictor: Model,
@@ -139,7 +158,6 @@ def run(
     mask: TissueMask | None = None,
     slide_id: str | None = None,
     workers: int = 1,
-    client: Any = None,
     batch_size: int | None = None,
     supertile: int | None = None,
     qc: QualityFilter = ANY_QUALITY,
@@ -156,7 +174,6 @@ def run(
         mask: where to look. By default tissue is found, except that plain images are all tissue.
         slide_id: names the slide in stable feature ids; by default the file's stem.
         workers: threads of this process.
-        client: a ``dask.distributed`` client to use instead of ``workers``; its workers must see the same files.
         batch_size: patches per call of ``predict``; by default as many as make 4 megapixels.
         supertile: side in lattice pixels of what a task reads; by default 4096, smaller where that leaves workers
             idle. It changes speed and memory, never the result.
@@ -180,27 +197,51 @@ def run(
         with clock("tissue"):
             tissue = default_tissue(slide)
     with clock("prepare"):
-        bound = prepared(predictor, slide, tissue.unlimited())
-        grid = TileGrid.cover(slide, bound.tile, tissue)
+        plan = plan_run(slide, predictor, tissue)
     with spool_folder(spool) as folder:
-        with clock("predict"), _client(client, workers) as scheduler:
-            job = Job(slide, bound, folder, batch_size, qc)
-            if scheduler is not None:
-                job = replace(job, slide=SlideRef.of(slide), predictor=dumps(bound))
-            results = list(_predict(job, grid, scheduler, supertile, progress))
-        if results and not any(result.readable for result in results):
-            raise PixelReadError(f"{slide.path.name}: none of the pixels that were needed can be decoded")
-        quality = Quality.joined(result.quality for result in results)
-        if len(quality) != len(grid):
-            raise WsikitError(f"{slide.path.name}: not all of its {len(grid)} patches were looked at")
-        dropped = {(column, row) for result in results for column, row in result.dropped.tolist()}
-        kept = grid.where(np.array([(column, row) not in dropped for column, row in grid.cells.tolist()], np.bool_))
-        bad = tuple(sorted({*tissue.bad, *(tile for result in results for tile in result.bad)}, key=_reading_order))
+        with clock("predict"):
+            job = Job(slide, plan.model, folder, batch_size, qc)
+            parts = plan.grid.supertiles(choose_supertiles(plan.grid, supertile, workers))
+            results = list(_counted(_predict(job, parts, workers), len(parts), progress))
         name = slide_id if slide_id is not None else slide.path.stem
-        with clock("merge"):
-            merged = merge(slide, name, bound, kept, tissue, bad, folder, sinks, overview, dropped)
+        return finish_run(
+            slide, plan, results, sinks, slide_id=name, spool=folder, qc=qc, overview=overview, clock=clock
+        )
+
+
+def finish_run(
+    slide: Slide,
+    plan: Plan,
+    results: Sequence[TaskResult],
+    sinks: Sequence[Sink],
+    *,
+    slide_id: str,
+    spool: Path,
+    qc: QualityFilter,
+    overview: Path | None,
+    clock: Clock,
+) -> RunReport:
+    """Merge what the super-tiles spooled into the sinks.
+
+    Args: see ``run``; ``results`` are those of all super-tiles, ``clock`` goes on.
+
+    Raises:
+        PixelReadError: no pixel that was needed could be decoded.
+        OutputError: a sink could not write.
+    """
+    grid, tissue = plan.grid, plan.tissue
+    if results and not any(result.readable for result in results):
+        raise PixelReadError(f"{slide.path.name}: none of the pixels that were needed can be decoded")
+    quality = Quality.joined(result.quality for result in results)
+    if len(quality) != len(grid):
+        raise WsikitError(f"{slide.path.name}: not all of its {len(grid)} patches were looked at")
+    dropped = {(column, row) for result in results for column, row in result.dropped.tolist()}
+    kept = grid.where(np.array([(column, row) not in dropped for column, row in grid.cells.tolist()], np.bool_))
+    bad = tuple(sorted({*tissue.bad, *(tile for result in results for tile in result.bad)}, key=_reading_order))
+    with clock("merge"):
+        merged = merge(slide, slide_id, plan.model, kept, tissue, bad, spool, sinks, overview, dropped)
     return RunReport(
-        slide_id=name,
+        slide_id=slide_id,
         status="partial" if bad else "complete",
         patches=len(kept),
         quality=quality,
@@ -208,7 +249,7 @@ def run(
         merged=merged,
         tissue_um2=tissue.area_um2,
         tissue=tissue.info,
-        bound=bound.bound,
+        bound=plan.model.bound,
         mpp=grid.spec.mpp,
         core=grid.spec.core,
         halo=grid.spec.halo,
@@ -229,42 +270,42 @@ def default_tissue(slide: Slide) -> TissueMask:
     return TissueMask.whole(slide) if slide.reader.is_field else find_tissue(slide)
 
 
-def _predict(
-    job: Job, grid: TileGrid, client: Any, supertile: int | None, progress: Progress | None
-) -> Iterator[TaskResult]:
-    parts = choose_supertiles(grid, supertile, slots(client))
+def _predict(job: Job, parts: Sequence[TileGrid], workers: int) -> Generator[TaskResult]:
+    """The super-tiles' results; in their order with one worker, as they complete with several."""
+    if workers == 1:
+        yield from predict_supertiles(job, enumerate(parts), side_by_side=len(parts) > 1)
+        return
+    pool = ThreadWorkers(workers)
+    try:
+        with closing(bounded(pool, partial(_predict_one, job), enumerate(parts))) as futures:
+            for _, future in futures:
+                yield future.result()
+    finally:
+        pool.stop()
+
+
+def _predict_one(job: Job, numbered: tuple[int, TileGrid]) -> TaskResult:
+    return next(predict_supertiles(job, [numbered]))
+
+
+def _counted(results: Generator[TaskResult], total: int, progress: Progress | None) -> Iterator[TaskResult]:
     if progress:
-        progress(0, len(parts))
-    if client is None:
-        results = predict_supertiles(job, enumerate(parts), side_by_side=len(parts) > 1)
-    else:
-        results = bounded(client, partial(predict_supertile, job), enumerate(parts))
+        progress(0, total)
     with closing(results):
         for done, result in enumerate(results, 1):
             if progress:
-                progress(done, len(parts))
+                progress(done, total)
             yield result
 
 
-def choose_supertiles(grid: TileGrid, side: int | None, slots: int) -> list[TileGrid]:
-    """The super-tiles of a grid: as asked for, or 4096 px and smaller while workers would be idle."""
+def choose_supertiles(grid: TileGrid, side: int | None, slots: int) -> int:
+    """The side of super-tiles in lattice pixels: as asked for, or 4096 px and smaller while workers would be idle."""
     if side is not None:
-        return grid.supertiles(side)
+        return side
     side = SUPERTILE
-    parts = grid.supertiles(side)
-    while slots > 1 and len(parts) < 2 * slots and side // 2 >= grid.spec.core:
+    while slots > 1 and side // 2 >= grid.spec.core and len(grid.supertiles(side)) < 2 * slots:
         side //= 2
-        parts = grid.supertiles(side)
-    return parts
-
-
-@contextmanager
-def _client(client: Any, workers: int) -> Iterator[Any]:
-    if client is not None:
-        yield client
-        return
-    with local_workers(workers, processes=False) as own:
-        yield own
+    return side
 
 
 @contextmanager

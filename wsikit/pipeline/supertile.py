@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import resource
 import sys
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsikit.errors import SlideOpenError
 from wsikit.geometry import Box, Region, TileSpec
 from wsikit.nn.device import gpu_seconds
+from wsikit.pipeline.ahead import ahead
 from wsikit.pipeline.busy import Busy, Clock
 from wsikit.pipeline.contract import checked_features, checked_predictions
-from wsikit.pipeline.schedule import ahead
 from wsikit.predictions import Batch, Model, Prediction, Predictor
-from wsikit.predictors.files import loads_once
 from wsikit.quality import Quality, QualityFilter, inspect_windows
-from wsikit.slides import BadTile, Pixels, Slide, open_slide
+from wsikit.slides import BadTile, Pixels, Slide
 from wsikit.stitching import MapCollector, ObjectCollector, collector
 from wsikit.stitching.bags import InstanceCollector
 from wsikit.tiling import BATCH_PIXELS, TileGrid, cut
@@ -35,44 +33,14 @@ BATCHES_AHEAD = 2
 
 
 @dataclass(frozen=True, slots=True)
-class SlideRef:
-    """How a worker opens the slide that the caller has open."""
-
-    path: Path
-    mpp_override: float | None
-    reader: str
-    stamp: tuple[int, int]
-    """Size and modification time: a worker that has an older file of this name open must not read on in that one."""
-
-    @classmethod
-    def of(cls, slide: Slide) -> SlideRef:
-        """Raises SlideOpenError (code not_a_file) where the slide has no file that a worker could open."""
-        try:
-            status = slide.path.stat()
-        except OSError as error:
-            raise SlideOpenError(
-                f"{slide.path} has no file that workers could open: {error.strerror}",
-                code="not_a_file",
-                remedy="run a slide that lives in memory with workers=1",
-            ) from error
-        return cls(slide.path.absolute(), slide.mpp_override, slide.reader.name, (status.st_size, status.st_mtime_ns))
-
-
-@dataclass(frozen=True, slots=True)
 class Job:
-    """What all tasks of a slide share."""
+    """What all super-tiles of a slide share."""
 
-    slide: Slide | SlideRef
-    predictor: Model | bytes
-    """Pickled by ``predictors.files`` where workers run the task."""
+    slide: Slide
+    model: Model
     spool: Path
     batch_size: int | None
     qc: QualityFilter
-
-    @property
-    def model(self) -> Model:
-        """Loaded once in a worker."""
-        return loads_once(self.predictor) if isinstance(self.predictor, bytes) else self.predictor
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +54,11 @@ class TaskResult:
     bad: tuple[BadTile, ...]
     readable: bool
     """Whether any pixel of a window of the super-tile could be decoded."""
+    files: dict[str, str]
+    """Name of each file that it spooled -> sha256 of its bytes."""
     busy: Busy
     pid: int
     peak_rss_mb: float
-
-
-def predict_supertile(job: Job, numbered: tuple[int, TileGrid]) -> TaskResult:
-    """One super-tile. The unit of scheduling where workers share a slide."""
-    return next(predict_supertiles(job, [numbered]))
 
 
 def predict_supertiles(
@@ -129,7 +94,7 @@ def _read(job: Job, index: int, grid: TileGrid) -> tuple[_Supertile, Pixels]:
     """Read a super-tile and look at its quality."""
     clock = Clock()
     with clock("read"):
-        slide = job.slide if isinstance(job.slide, Slide) else _opened(job.slide)
+        slide = job.slide
         region = grid.extent()
         part = slide.read_partial(region)
         # those that the extent reads between the windows would make the outcome depend on the super-tile's size
@@ -192,6 +157,7 @@ class _Supertile:
     readable: bool
     clock: Clock
     collected: _Predictions | InstanceCollector | None
+    files: dict[str, str] = field(default_factory=dict)
 
     def take(self, answer: Any) -> None:
         """Collect what the model said of the next batch."""
@@ -202,13 +168,19 @@ class _Supertile:
     def save(self) -> None:
         """Spool what was collected."""
         with self.clock("post"):
-            if self.collected is not None:
-                self.collected.save()
+            paths = [] if self.collected is None else self.collected.save()
+            self.files = {path.name: sha256_of(path) for path in paths}
 
     def result(self) -> TaskResult:
         """What the caller is told."""
         busy = Busy.of(self.clock.steps())
-        return TaskResult(self.quality, self.dropped, self.bad, self.readable, busy, os.getpid(), peak_rss_mb())
+        seen = self.quality, self.dropped, self.bad, self.readable
+        return TaskResult(*seen, self.files, busy, os.getpid(), peak_rss_mb())
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class _Predictions:
@@ -223,9 +195,10 @@ class _Predictions:
         for prediction in predictions:
             self._collected.add(prediction, next(self._cores))
 
-    def save(self) -> None:
-        """Spool them."""
-        self._collected.save()
+    def save(self) -> list[Path]:
+        """Spool them; returns the files."""
+        paths: list[Path] = self._collected.save()
+        return paths
 
 
 def _collector(job: Job, grid: TileGrid, bad: list[Box], index: int) -> _Predictions | InstanceCollector:
@@ -233,12 +206,6 @@ def _collector(job: Job, grid: TileGrid, bad: list[Box], index: int) -> _Predict
     if not isinstance(model, Predictor):
         return InstanceCollector(grid, bad, job.spool, index)
     return _Predictions(collector(model.produces, grid, len(model.labels), bad, job.spool, index), grid)
-
-
-@lru_cache(maxsize=4)
-def _opened(ref: SlideRef) -> Slide:
-    """A worker keeps its slides open from task to task; an evicted one closes when nobody uses it any more."""
-    return open_slide(ref.path, ref.mpp_override, ref.reader)
 
 
 def _is_readable(slide: Slide, patch: Region, bad: Sequence[Box]) -> bool:

@@ -19,7 +19,6 @@ from wsikit.atomic import output_errors, remove
 from wsikit.config import TileConfig
 from wsikit.errors import ConfigError, PixelReadError, PluginError, WsikitError
 from wsikit.patches import FORMATS, PatchRows, PatchSet, PatchWriter
-from wsikit.pipeline.batch import quality_filter, tissue_of
 from wsikit.pipeline.busy import Clock
 from wsikit.pipeline.each import OVERVIEW, Advance, Observer, clear, each_slide, refuse_foreign
 from wsikit.pipeline.encode import PatchEncoder, own_level
@@ -29,6 +28,7 @@ from wsikit.pipeline.merge import overview_picture
 from wsikit.pipeline.overview import Scene, draw_overview
 from wsikit.pipeline.roi import check_roi, content_hash, roi_file
 from wsikit.pipeline.run import size_on_disk
+from wsikit.pipeline.settings import quality_filter, tissue_of
 from wsikit.pipeline.state import (
     Record,
     bad_tile_facts,
@@ -223,6 +223,9 @@ class _Tiling:
                 "outputs": {name: size_on_disk(writer.path)},
                 "seconds": clock.seconds(),
             }
+
+    def stop(self) -> None:
+        """See ``Work``. Every part of a slide asks whether it should go on, which is soon enough."""
 
     def _clear(self, entry: SlideEntry, folder: Path) -> None:
         """Remove what an earlier attempt left, in the slide's folder and beside it."""

@@ -49,14 +49,15 @@ class InstanceCollector:
         """Take the (N, D) vectors of the next N windows."""
         self._parts.append(features)
 
-    def save(self) -> None:
-        """Write the vectors, then the cells: where the cells are, all is there."""
+    def save(self) -> list[Path]:
+        """Write the vectors, then the cells: where the cells are, all is there. Returns the files."""
         path = self._spool / f"i{self._index:06d}.npy"
         hidden = temporary(path)
         with hidden.open("wb") as file:
             np.save(file, np.concatenate(self._parts)[self._keep], allow_pickle=False)
         hidden.replace(path)
         spools.save(path.with_suffix(".npz"), cells=self._grid.cells[self._keep])
+        return [path, path.with_suffix(".npz")]
 
 
 @dataclass(slots=True)

@@ -79,26 +79,29 @@ class MapCollector:
         target = inside.slices(self._extent)
         self._sums[:, target[0], target[1]] += weighted
 
-    def save(self) -> int:
-        """Write the sums block by block; returns 0, for a score map counts no objects."""
+    def save(self) -> list[Path]:
+        """Write the sums block by block; returns the files."""
+        saved = []
         first_x, first_y = self._extent.x // SPOOL_BLOCK, self._extent.y // SPOOL_BLOCK
         for by in range(first_y, -(-self._extent.y1 // SPOOL_BLOCK)):
             for bx in range(first_x, -(-self._extent.x1 // SPOOL_BLOCK)):
-                self._save_block(bx, by)
-        return 0
+                saved.append(self._save_block(bx, by))
+        return saved
 
-    def _save_block(self, bx: int, by: int) -> None:
+    def _save_block(self, bx: int, by: int) -> Path:
         square = Region(bx * SPOOL_BLOCK, by * SPOOL_BLOCK, SPOOL_BLOCK, SPOOL_BLOCK, self._extent.mpp)
         part = square.intersection(self._extent)
         assert part is not None  # only blocks that the extent touches are asked for
         rows, columns = part.slices(self._extent)
         sums = np.ascontiguousarray(self._sums[:, rows, columns])
+        path = self._spool / f"m{by:06d}_{bx:06d}_s{self._index:06d}.npz"
         spools.save(
-            self._spool / f"m{by:06d}_{bx:06d}_s{self._index:06d}.npz",
+            path,
             box=np.array([part.x, part.y, part.width, part.height]),
             dtype=np.array(sums.dtype.str),
             data=np.frombuffer(_CODEC.encode(sums), np.uint8),
         )
+        return path
 
 
 @dataclass(slots=True)

@@ -179,15 +179,15 @@ class ObjectCollector:
             if isinstance(prediction, Points):
                 self._radii[band] = max(self._radii.get(band, 0.0), prediction.radius)
 
-    def save(self) -> int:
-        """Write the spool files; returns the number of objects in them."""
-        count = 0
+    def save(self) -> list[Path]:
+        """Write the spool files; returns them."""
+        saved = []
         for (row, run), parts in self._parts.items():
-            records = Records.concatenate(parts)
             path = self._spool / f"o{row}_{run}_{self._index}.npz"
-            spools.save(path, radius=np.array(self._radii.get((row, run), 0.0)), **records.to_arrays())
-            count += len(records)
-        return count
+            radius = np.array(self._radii.get((row, run), 0.0))
+            spools.save(path, radius=radius, **Records.concatenate(parts).to_arrays())
+            saved.append(path)
+        return saved
 
 
 def _records(prediction: Objects | Points, core: Region, spec: TileSpec) -> Records:

@@ -12,10 +12,11 @@ tcp://...      the dask scheduler at that address                               
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from itertools import islice
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -83,3 +84,15 @@ def bounded(
     finally:
         for future in running:
             future.cancel()
+
+
+@contextmanager
+def open_workers(cluster: str, *, slots: int, gpus: Literal["all"] | tuple[int, ...] = ()) -> Iterator[Workers]:
+    """Workers until the end of the block, where they are stopped."""
+    from wsikit.pipeline.workers.threads import ThreadWorkers
+
+    workers = ThreadWorkers(slots)
+    try:
+        yield workers
+    finally:
+        workers.stop()
