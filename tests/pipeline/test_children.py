@@ -1,4 +1,4 @@
-"""What kills, hangs or swells a child costs its task; the other tasks, the parent and its descriptors stay as they are."""
+"""What kills, hangs or swells a child costs its task; other tasks, the parent and its descriptors stay as they are."""
 
 from __future__ import annotations
 
@@ -43,6 +43,13 @@ def eventually(holds: Callable[[], bool], seconds: float = SECONDS) -> bool:
     while not holds() and time.monotonic() < deadline:
         time.sleep(0.02)
     return holds()
+
+
+def lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def kill_self(number: int) -> None:
@@ -134,8 +141,8 @@ def test_a_child_that_dies_between_tasks_costs_none() -> None:
 
 def test_memory_that_a_task_left_behind_is_not_blamed_on_the_next() -> None:
     with ChildWorkers(1, memory=MEMORY) as workers:
-        first = workers.submit(tasks.keep, MEMORY).result(SECONDS)
-        assert eventually(lambda: not psutil.pid_exists(first) or psutil.Process(first).status() == "zombie")
+        first = workers.submit(tasks.keep_later, MEMORY).result(SECONDS)
+        assert eventually(lambda: not lives(first))
         assert workers.submit(tasks.pid).result(SECONDS) != first
 
 
@@ -189,7 +196,7 @@ import sys
 from pathlib import Path
 from wsikit.pipeline.workers.children import ChildWorkers
 
-sys.path.append({root!r})
+sys.path.insert(0, {root!r})
 from tests.conformance.worker_tasks import hang_after
 
 workers = ChildWorkers(2)
@@ -208,14 +215,7 @@ def test_children_end_with_a_parent_that_is_killed_also_where_they_hang(tmp_path
         pids = [int(name.read_text()) for name in names if eventually(lambda name=name: bool(name.read_text()))]
         assert all(map(psutil.pid_exists, pids))
         parent.kill()
-    assert eventually(lambda: not any(map(_lives, pids)), seconds=2)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    assert eventually(lambda: not any(map(lives, pids)), seconds=2)
 
 
 UNGUARDED = """
