@@ -155,7 +155,7 @@ def dumps(value: Any) -> bytes:
     return buffer.getvalue()
 
 
-def loads(data: bytes) -> Any:
+def loads(data: bytes | bytearray) -> Any:
     """What ``dumps`` wrote."""
     return pickle.loads(data)
 

@@ -13,8 +13,9 @@ tcp://...      the dask scheduler at that address                               
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
 from itertools import islice
+from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
 Item = TypeVar("Item")
@@ -68,18 +69,21 @@ def bounded(
     """
     waiting = iter(items)
     running: dict[Future[Result], Item] = {}
+    done: SimpleQueue[Future[Result]] = SimpleQueue()
 
     def start(count: int) -> None:
         for item in islice(waiting, count):
-            running[workers.submit(function, item, gpu=gpu, seconds=seconds)] = item
+            future = workers.submit(function, item, gpu=gpu, seconds=seconds)
+            running[future] = item
+            # ``concurrent.futures.wait`` would sleep through what a thread pool cancels when it is shut down
+            future.add_done_callback(done.put)
 
     try:
         start(IN_FLIGHT * workers.slots)
         while running:
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield running.pop(future), future
-            start(len(done))
+            future = done.get()
+            yield running.pop(future), future
+            start(1)
     finally:
-        for future in running:
+        for future in list(running):
             future.cancel()

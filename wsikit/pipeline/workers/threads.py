@@ -18,6 +18,7 @@ class ThreadWorkers:
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
+        self._stopped = False
         self._pool = ThreadPoolExecutor(slots, "wsikit-task")
 
     def submit(
@@ -25,8 +26,17 @@ class ThreadWorkers:
     ) -> Future[Result]:
         """See ``Workers.submit``."""
         del gpu, seconds
-        return self._pool.submit(function, *args)
+        try:
+            return self._pool.submit(function, *args)
+        except RuntimeError:
+            if not self._stopped:
+                raise
+            cancelled: Future[Result] = Future()
+            cancelled.cancel()
+            cancelled.set_running_or_notify_cancel()
+            return cancelled
 
     def stop(self) -> None:
         """Tasks that run go on to their end."""
+        self._stopped = True
         self._pool.shutdown(wait=False, cancel_futures=True)
