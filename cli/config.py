@@ -10,6 +10,10 @@ import typer
 config_app = typer.Typer(help="Configuration files.", no_args_is_help=True)
 
 
+USES = {"run.yaml": "run -c", "tile.yaml": "tile -c", "slurm.yaml": "run --cluster slurm --cluster-options"}
+"""Template -> how what is made of it is used."""
+
+
 @config_app.callback()
 def config() -> None:
     """Configuration files."""
@@ -17,10 +21,13 @@ def config() -> None:
 
 @config_app.command("init")
 def init(
-    path: Annotated[Path, typer.Argument(help="File to write; tile.yaml is one for `wsikit tile`.")] = Path("run.yaml"),
+    path: Annotated[Path, typer.Argument(help="File to write: run.yaml, tile.yaml or slurm.yaml.")] = Path("run.yaml"),
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace the file if it is there.")] = False,
 ) -> None:
-    """Write a configuration file with every option, its default and what it means: of `run`, or of `tile`."""
+    """Write a configuration file with every option, its default and what it means.
+
+    It is of `run`; one called tile.yaml is of `tile`, and slurm.yaml holds the options of a cluster.
+    """
     from importlib.resources import files
 
     from wsikit.errors import ConfigError, OutputError
@@ -28,8 +35,8 @@ def init(
     if path.exists() and not force:
         raise ConfigError(f"{path} is there already; --force replaces it")
     try:
-        verb = "tile" if path.name == "tile.yaml" else "run"
-        path.write_text(files("wsikit.configs").joinpath(f"{verb}.yaml").read_text("utf-8"), "utf-8")
+        name = path.name if path.name in USES else "run.yaml"
+        path.write_text(files("wsikit.configs").joinpath(name).read_text("utf-8"), "utf-8")
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}") from error
-    print(f"wrote {path}; use it with: wsikit {verb} -c {path} -i SLIDES -o OUT")
+    print(f"wrote {path}; use it with: wsikit {USES[name]} {path} -i SLIDES -o OUT")

@@ -46,6 +46,10 @@ def embed(
     stain: running.Stain = None,
     isolate: running.Isolate = None,
     device: running.Device = None,
+    cluster: running.Cluster = None,
+    cluster_options: running.ClusterOptions = None,
+    gpus: running.Gpus = None,
+    task_timeout: running.TaskTimeout = None,
     precision: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16; what the card says, else float32, if not given.")
     ] = None,
@@ -87,6 +91,10 @@ def embed(
         "stain": stain,
         "isolate": isolate,
         "device": device,
+        "cluster": cluster,
+        "cluster_options": cluster_options,
+        "gpus": running.gpus(gpus),
+        "task_timeout": task_timeout,
         "precision": precision,
         "format": running.names(formats),
     }

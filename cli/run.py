@@ -42,6 +42,10 @@ def run(
     stain: running.Stain = None,
     isolate: running.Isolate = None,
     device: running.Device = None,
+    cluster: running.Cluster = None,
+    cluster_options: running.ClusterOptions = None,
+    gpus: running.Gpus = None,
+    task_timeout: running.TaskTimeout = None,
     formats: Annotated[
         str | None, typer.Option("--format", help="Comma-separated outputs; geojson.gz,omezarr if not given.")
     ] = None,
@@ -79,6 +83,10 @@ def run(
         "min_tissue": min_tissue,
         "isolate": isolate,
         "device": device,
+        "cluster": cluster,
+        "cluster_options": cluster_options,
+        "gpus": running.gpus(gpus),
+        "task_timeout": task_timeout,
         "format": running.names(formats),
         "ngff": ngff,
         "split": split,

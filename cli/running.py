@@ -69,6 +69,25 @@ Isolate = Annotated[
     ),
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda; auto if not given.")]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHERE",
+        help="local (supervised processes), threads, slurm, or a dask scheduler, tcp://host:8786; local if not given.",
+    ),
+]
+ClusterOptions = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="YAML of what SLURM is asked for; `wsikit config init slurm.yaml` writes one."),
+]
+Gpus = Annotated[
+    str | None,
+    typer.Option(help="GPUs of this machine, such as 0,1, or all, a worker for each; with a cluster only all."),
+]
+TaskTimeout = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", help="Longest that a task may take before it is ended; 1800 if not given."),
+]
 Config = Annotated[
     Path | None,
     typer.Option("--config", "-c", help="YAML (`wsikit config init` writes one); --set and flags override it."),
@@ -95,6 +114,11 @@ def resolution(mpp: float | None, mag: float | None) -> float | None:
 def names(text: str | None) -> list[str] | None:
     """The members of a comma-separated list."""
     return None if text is None else [name.strip() for name in text.split(",")]
+
+
+def gpus(text: str | None) -> str | list[str] | None:
+    """The GPUs that were asked for, as the configuration takes them."""
+    return "all" if text == "all" else names(text)
 
 
 def carry_out(config: RunConfig, source: str, out: Path, limit: int | None, *, force: bool, dry_run: bool) -> None:

@@ -66,8 +66,11 @@ class RunConfig(TissueConfig):
     cluster: str = "local"
     """Where tasks run: local (supervised children of this process), threads (this process), slurm, or the address of a
     dask scheduler, tcp://host:8786. Changes speed, never results."""
+    cluster_options: Path | None = None
+    """YAML file of what SLURM is asked for (cores, memory, walltime, jobs); configs/slurm.yaml is one."""
     gpus: Literal["all"] | tuple[int, ...] = ()
-    """GPUs of this machine, one worker for each; empty leaves the choice to ``device``."""
+    """GPUs of this machine, one worker for each; empty leaves the choice to ``device``. With a cluster "all" means that
+    its workers must have some."""
     task_timeout: float = Field(default=1800, gt=0)
     """Seconds that a task (a super-tile, finding tissue) may take before its worker counts as hanging and is ended."""
     format: tuple[str, ...] = ("geojson.gz", "omezarr")
@@ -83,7 +86,7 @@ class RunConfig(TissueConfig):
         Files that count by what they hold (``roi``, the reference of ``stain``) are left out: wherever they lie.
         """
         speed = {"batch_size", "num_workers", "supertile", "isolate", "device", "provenance"}
-        speed |= {"cluster", "gpus", "task_timeout"}
+        speed |= {"cluster", "cluster_options", "gpus", "task_timeout"}
         return self.model_dump(mode="json", exclude=speed | {"mpp_override", "roi", "stain"})
 
 
