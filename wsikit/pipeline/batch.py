@@ -32,7 +32,8 @@ from wsikit.pipeline.state import (
     source_stamp,
     write_record,
 )
-from wsikit.pipeline.workers import Workers, bounded, open_workers
+from wsikit.pipeline.workers import Workers, bounded
+from wsikit.pipeline.workers.opening import open_workers
 from wsikit.predictions import Model
 from wsikit.predictors.files import dumps
 from wsikit.sinks import SINKS, sink_class
@@ -177,7 +178,7 @@ def run_many(
         entries,
         out,
         config,
-        _predicting(config, predictor, count),
+        _predicting(config, predictor, count, out),
         at_once=count,
         force=force,
         observer=observer,
@@ -186,8 +187,9 @@ def run_many(
 
 
 @contextmanager
-def _predicting(config: RunConfig, predictor: Model, slots: int) -> Iterator[_Predicting]:
-    with open_workers(config.cluster, slots=slots, gpus=config.gpus) as workers:
+def _predicting(config: RunConfig, predictor: Model, slots: int, out: Path) -> Iterator[_Predicting]:
+    options = config.cluster_options
+    with open_workers(config.cluster, slots=slots, gpus=config.gpus, options=options, probe=out) as workers:
         yield _Predicting(config, predictor, dumps(predictor), workers)
 
 

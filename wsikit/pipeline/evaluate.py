@@ -35,7 +35,8 @@ from wsikit.pipeline.scores import (
 )
 from wsikit.pipeline.state import digest, failure, finite, model_card, versions
 from wsikit.pipeline.truth import Pair, find_pairs, read_truth
-from wsikit.pipeline.workers import bounded, open_workers
+from wsikit.pipeline.workers import bounded
+from wsikit.pipeline.workers.opening import open_workers
 from wsikit.predictions import Model, Predictor
 from wsikit.predictors.files import dumps, loads_once
 from wsikit.slides import open_slide

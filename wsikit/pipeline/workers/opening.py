@@ -56,16 +56,19 @@ def open_workers(
         if remote:
             workers = _on_cluster(stack, cluster, memory, options, probe, gpus=bool(gpus))
         else:
-            workers = _on_this_machine(cluster, slots, chosen_gpus(gpus), memory)
+            workers = _on_this_machine(stack, cluster, slots, chosen_gpus(gpus), memory)
         stack.callback(workers.stop)
         yield workers
 
 
-def _on_this_machine(cluster: str, slots: int, gpus: tuple[int, ...], memory: int | None) -> Workers:
+def _on_this_machine(stack: ExitStack, cluster: str, slots: int, gpus: tuple[int, ...], memory: int | None) -> Workers:
     if cluster == "threads":
         from wsikit.pipeline.workers.threads import ThreadWorkers
 
-        return ThreadWorkers(slots)
+        threads = ThreadWorkers(slots)
+        # what still runs must not write into the folders of a later run
+        stack.callback(threads.join)
+        return threads
     from wsikit.pipeline.workers.children import ChildWorkers
 
     return ChildWorkers(slots, gpus=gpus, memory=memory)

@@ -37,6 +37,10 @@ class ThreadWorkers:
             return cancelled
 
     def stop(self) -> None:
-        """Tasks that run go on to their end."""
+        """See ``Workers.stop``, except that tasks that run go on to their end."""
         self._stopped = True
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def join(self) -> None:
+        """Wait for the tasks that run."""
+        self._pool.shutdown()
