@@ -85,10 +85,10 @@ class TissueMask:
         return replace(self, limits=Limits(polygons, slide.mpp), info={**self.info, **(info or {})})
 
     @cached_property
-    def _integral(self) -> NDArray[np.float64]:
-        total = np.zeros((self.array.shape[0] + 1, self.array.shape[1] + 1))
-        total[1:, 1:] = self.array.cumsum(0, dtype=np.float64).cumsum(1)
-        return total
+    def _integral(self) -> NDArray[np.int32]:
+        total = np.zeros((self.array.shape[0] + 1, self.array.shape[1] + 1), np.int32)
+        np.cumsum(self.array, axis=0, dtype=np.int32, out=total[1:, 1:])
+        return np.cumsum(total, axis=1, out=total)
 
     def _integral_at(self, x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.float64]:
         """Tissue area (mask px^2) of [0, x) x [0, y): the integral image is bilinear between its nodes, exactly."""
