@@ -26,6 +26,7 @@ from scipy import ndimage
 from wsikit.atomic import replace_file
 from wsikit.errors import ConfigError
 from wsikit.geometry import Box, Region
+from wsikit.patches.images import encode
 from wsikit.pipeline.heat import Patches, color_bar, draw_patches
 from wsikit.pipeline.lettering import INK, MUTED, PAPER, Color, elided, plate, printable, scale_bar, text_width, write
 from wsikit.predictions import Label
@@ -210,17 +211,8 @@ def draw_overview(scene: Scene, path: Path) -> None:
     slide = _slide_panel(scene)
     sides = _field_side(slide.size, len(scene.fields))
     panels = [_field_panel(scene, item, index, sides) for index, item in enumerate(scene.fields)]
-    replace_file(path, _png(_captioned(scene, _arranged(slide, panels))))
-
-
-def _png(image: Image.Image) -> bytes:
-    """PNG in a fifth of the time of Pillow's, 8 % larger: runs only, one filter."""
-    import imagecodecs
-
-    png: bytes = imagecodecs.png_encode(
-        np.asarray(image), level=1, strategy=imagecodecs.PNG.STRATEGY.RLE, filter=imagecodecs.PNG.FILTER.UP
-    )
-    return png
+    image = _captioned(scene, _arranged(slide, panels))
+    replace_file(path, encode(np.asarray(image), "png"))
 
 
 def _slide_panel(scene: Scene) -> Image.Image:
