@@ -250,13 +250,13 @@ def test_a_disc_of_tissue_is_found() -> None:
 def ragged(seed: int, width: int, height: int, mpp: int) -> Pixels:
     """Pale and strong tissue with clefts of about 50 um and an outline to match, on glass."""
     rng = np.random.default_rng(seed)
-    # noise is made as coarse as its smoothing allows, then enlarged
-    small = [rng.normal(size=(height * mpp // um + 2, width * mpp // um + 2)) for um in (100, 12)]
-    large = [
-        ndimage.zoom(ndimage.gaussian_filter(noise, 2), um / mpp, order=1)
-        for noise, um in zip(small, (100, 12), strict=True)
-    ]
-    coarse, fine = (noise[:height, :width] for noise in large)
+
+    def noise(um: int) -> NDArray[np.float64]:
+        """Made as coarse as its smoothing allows, then enlarged."""
+        small = rng.normal(size=(height * mpp // um + 2, width * mpp // um + 2))
+        return ndimage.zoom(ndimage.gaussian_filter(small, 2), um / mpp, order=1)[:height, :width]
+
+    coarse, fine = noise(100), noise(12)
     shape = coarse / coarse.std() + fine / fine.std() > 0.4
     colour = np.where((fine > 0)[..., None], PINK, (222, 196, 212))
     pixels = np.where(shape[..., None], colour, GLASS) + rng.integers(-4, 5, (height, width, 3))

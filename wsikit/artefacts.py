@@ -163,8 +163,8 @@ def _edge_lines(colour: Colour, mpp: float) -> Mask:
     dark = (colour.density > EDGE_DENSITY) & (colour.greyness < EDGE_GREY)
     clear = (colour.density < CLEAR_DENSITY).astype(np.float32)
     on_glass = ndimage.uniform_filter(clear, max(3, round(EDGE_AROUND_UM / mpp))) > EDGE_GLASS
-    lines = dark & on_glass
-    return ndimage.binary_dilation(lines) if lines.any() else lines
+    lines: Mask = ndimage.binary_dilation(dark & on_glass)
+    return lines
 
 
 def look_factor(mpp: float) -> int:
