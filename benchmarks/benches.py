@@ -106,7 +106,7 @@ WRITERS = (
     _job("lazyslide on fastslide", "tools", "tools:lazyslide_fastslide_store"),
 )
 POOL = _job("thread pool", "own", "own:pooled")
-DASK = _job(OURS, "own", "own:scheduled")
+CHILDREN = _job(OURS, "own", "own:scheduled")
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def BENCHES(sides: Sides) -> Iterator[Bench]:  # noqa: N802 a table, made for so
     for side in sides.all:
         slide = Input(side, tissue=0.3)
         yield Bench(f"G-tile-{side}", f"growth: tile {side} px", slide, (STORE,), writes=True)
-    yield Bench("S", "super-tiles by dask and by a thread pool", Input(sides.large), (POOL, DASK))
+    yield Bench("S", "super-tiles in supervised children and in a thread pool", Input(sides.large), (POOL, CHILDREN))
     others = {
         "R1-444": Input(sides.read, codec="jpeg444", quality=90),
         "R1-240": Input(sides.read, tile=240),
@@ -229,7 +229,7 @@ def bars(found: Benches) -> Iterator[Bar]:
     for key, what in (("G-read", "reading"), ("G-tile", "tiling")):
         yield from _growth(found, key, what)
     if "S" in found:
-        ratio = _ratio(found["S"], POOL.name, [DASK.name])
+        ratio = _ratio(found["S"], POOL.name, [CHILDREN.name])
         yield Bar("S", "of wall for the scheduler", None if ratio is None else ratio - 1, 0.07, 0.02, at_most=True)
 
 

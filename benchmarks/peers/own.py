@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ import wsikit
 from wsikit.config import TileConfig, load_config
 from wsikit.geometry import Region, TileSpec
 from wsikit.pipeline.inputs import find_slides
-from wsikit.pipeline.schedule import bounded, workers
 from wsikit.pipeline.tile import Cutting, patch_set, tile_many, writer_of
 from wsikit.pipeline.windows import choose_windows
+from wsikit.pipeline.workers import bounded
+from wsikit.pipeline.workers.opening import open_workers
 from wsikit.slides import open_slide
 from wsikit.streaming import batches
 from wsikit.tiling import TileGrid
@@ -108,12 +109,32 @@ def pooled(case: Case) -> dict[str, Any]:
 
 
 def scheduled(case: Case) -> dict[str, Any]:
-    """The same through dask, as `wsikit run` schedules its super-tiles; starting dask is not timed."""
-    with wsikit.open_slide(case.path) as slide, workers(case.threads, processes=False) as client:
-        start = time.perf_counter()
+    """The same in the supervised children that `wsikit run` works in; a worker opens the slide once, not once a task.
+
+    Starting the children, and what they import, is not timed.
+    """
+    with wsikit.open_slide(case.path) as slide, open_workers("local", slots=case.threads) as workers:
         parts = inside(slide, case).supertiles()
-        patches = sum(bounded(client, partial(_density, slide), parts))
-        return {"patches": patches, "wall": time.perf_counter() - start}
+        for started in [workers.submit(_ready, case.path) for _ in range(case.threads)]:
+            started.result()
+        start = time.perf_counter()
+        found = bounded(workers, partial(_density_in, case.path), parts)
+        return {"patches": sum(future.result() for _, future in found), "wall": time.perf_counter() - start}
+
+
+def _ready(path: str) -> None:
+    _opened(path)
+    # so that another child takes the next of these
+    time.sleep(1)
+
+
+def _density_in(path: str, part: TileGrid) -> int:
+    return _density(_opened(path), part)
+
+
+@cache
+def _opened(path: str) -> wsikit.Slide:
+    return wsikit.open_slide(path)
 
 
 def _density(slide: wsikit.Slide, part: TileGrid) -> int:
