@@ -106,7 +106,7 @@ def wrap_too_much() -> None:
 def fork_and_die() -> None:
     """Leave a process behind that holds all that this one has open."""
     if os.fork() == 0:
-        time.sleep(20)
+        time.sleep(40)  # longer than a test waits
         os._exit(0)
     os._exit(7)
 

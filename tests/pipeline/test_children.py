@@ -18,7 +18,7 @@ import pytest
 
 from tests.conformance import worker_tasks as tasks
 from wsikit.errors import ConfigError, PluginError, WorkerError, WsikitError
-from wsikit.pipeline.workers import bounded, children
+from wsikit.pipeline.workers import bounded, children, process
 from wsikit.pipeline.workers.children import ChildWorkers
 
 SECONDS = 30.0
@@ -191,6 +191,27 @@ def test_stopping_while_children_start_leaves_no_process() -> None:
         assert all(future.done() for future in futures)
 
 
+def test_a_process_that_no_signal_ends_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It waits for a disk, say; here no signal is sent."""
+    workers = ChildWorkers(1)
+    assert workers.submit(tasks.square, 3).result(SECONDS) == 9
+    with monkeypatch.context() as deaf:
+        deaf.setattr(subprocess.Popen, "send_signal", lambda *_: None)
+        error = workers.submit(tasks.hang_after, tmp_path / "pid", seconds=1.0).exception(SECONDS)
+        assert isinstance(error, WorkerError)
+        assert error.code == "worker_timeout"
+        assert workers.submit(tasks.square, 3).result(SECONDS) == 9
+        second = workers.submit(tasks.hang_after, tmp_path / "second")
+        assert tasks.wait_for(tmp_path / "second", SECONDS)
+        begun = time.monotonic()
+        workers.stop()
+        assert time.monotonic() - begun < 10
+        with pytest.raises(CancelledError):
+            second.result(0)
+    for name in ("pid", "second"):
+        os.kill(int((tmp_path / name).read_text()), signal.SIGKILL)
+
+
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -253,8 +274,9 @@ def test_a_script_needs_no_guard(tmp_path: Path) -> None:
     ("code", "says"), [("raise SystemExit(5)", "exit status 5"), ("import time; time.sleep(60)", "0.3 s")]
 )
 def test_children_that_do_not_start_are_given_up(monkeypatch: pytest.MonkeyPatch, code: str, says: str) -> None:
-    monkeypatch.setattr(children, "CHILD", code)
-    monkeypatch.setattr(children, "START_SECONDS", 0.3)
+    monkeypatch.setattr(process, "CHILD", code)
+    if "sleep" in code:
+        monkeypatch.setattr(process, "START_SECONDS", 0.3)
     with ChildWorkers(2) as workers:
         for _, future in bounded(workers, tasks.square, range(20)):
             with pytest.raises(ConfigError, match=says):
@@ -263,17 +285,17 @@ def test_children_that_do_not_start_are_given_up(monkeypatch: pytest.MonkeyPatch
 
 
 def test_nothing_leaks_over_tasks_and_crashes() -> None:
-    process = psutil.Process()
+    this = psutil.Process()
     with ChildWorkers(1) as workers:
         workers.submit(tasks.square, 1).result(SECONDS)
-    before = process.num_fds(), process.num_threads(), len(own_children())
+    before = this.num_fds(), this.num_threads(), len(own_children())
     with ChildWorkers(2) as workers:
         for _, future in bounded(workers, tasks.square, range(200)):
             future.result()
         crashed = [future.exception() for _, future in bounded(workers, os._exit, [3] * 20)]
         assert [type(error) for error in crashed] == [WorkerError] * 20
         assert workers.submit(tasks.square, 3).result(SECONDS) == 9
-    assert (process.num_fds(), process.num_threads(), len(own_children())) == before
+    assert (this.num_fds(), this.num_threads(), len(own_children())) == before
 
 
 def test_gpus_are_dealt_out_one_to_a_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
