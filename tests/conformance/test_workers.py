@@ -124,6 +124,7 @@ def test_what_has_not_started_can_be_cancelled(busy: tuple[Workers, Future[bool]
     waiting = workers.submit(tasks.note, tmp_path / "notes", "cancelled")
     after = workers.submit(tasks.note, tmp_path / "notes", "kept")
     assert waiting.cancel()
+    time.sleep(0.5)  # the workers of a cluster hear of it a moment later
     (tmp_path / "released").touch()
     assert running.result(SECONDS)
     after.result(SECONDS)

@@ -177,6 +177,7 @@ class DaskWorkers:
     """See ``Workers``. The workers of a dask cluster must see the same files under the same paths.
 
     What a lost worker was doing is done by others, which costs a task. A dask worker of one thread per core is best.
+    A task that is cancelled just before its turn may still be done: workers hear of it a moment later.
 
     Args:
         client: a ``distributed.Client``; ``stop`` closes it.
@@ -267,7 +268,7 @@ class DaskWorkers:
     def _has_gpus(self) -> bool:
         """Whether any worker says that it has GPUs (``dask worker --resources GPU=1``)."""
         now = time.monotonic()
-        if now - self._gpus_asked > GPUS_KNOWN_SECONDS:
+        if self._client.status == "running" and now - self._gpus_asked > GPUS_KNOWN_SECONDS:
             workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
             self._gpus, self._gpus_asked = any("GPU" in worker["resources"] for worker in workers), now
         return self._gpus
