@@ -17,7 +17,25 @@ from wsikit.pipeline.workers import IN_FLIGHT, Workers, bounded
 from wsikit.pipeline.workers.children import ChildWorkers
 from wsikit.pipeline.workers.threads import ThreadWorkers
 
-KINDS: dict[str, Callable[[int], Workers]] = {"threads": ThreadWorkers, "children": ChildWorkers}
+
+def cluster(slots: int) -> Workers:
+    """Dask workers of this process; tests/pipeline/test_cluster.py has some that are processes, to be killed."""
+    from distributed import Client, LocalCluster
+
+    from wsikit.pipeline.workers.cluster import DaskWorkers
+
+    class Closing(DaskWorkers):
+        def stop(self) -> None:
+            super().stop()
+            local.close()
+
+    local = LocalCluster(
+        n_workers=1, threads_per_worker=slots, processes=False, memory_limit=0, dashboard_address=":0"
+    )  # fmt: skip
+    return Closing(Client(local, set_as_default=False))
+
+
+KINDS: dict[str, Callable[[int], Workers]] = {"threads": ThreadWorkers, "children": ChildWorkers, "cluster": cluster}
 """Name -> workers with so many slots."""
 SECONDS = 30.0
 """Longest that anything here may take on a busy machine."""
@@ -106,6 +124,7 @@ def test_what_has_not_started_can_be_cancelled(busy: tuple[Workers, Future[bool]
     waiting = workers.submit(tasks.note, tmp_path / "notes", "cancelled")
     after = workers.submit(tasks.note, tmp_path / "notes", "kept")
     assert waiting.cancel()
+    time.sleep(0.5)  # the workers of a cluster hear of it a moment later
     (tmp_path / "released").touch()
     assert running.result(SECONDS)
     after.result(SECONDS)

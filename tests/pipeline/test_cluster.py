@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.pipeline.cluster_tasks import fail_to_read, kill_worker, note_pids, sleep_noted
 from wsikit.errors import ConfigError, PixelReadError, WorkerError
 from wsikit.pipeline.workers import Workers, bounded
 from wsikit.pipeline.workers import cluster as cluster_module
@@ -50,6 +51,7 @@ class Cluster:
         host, port = self.address.removeprefix("tcp://").split(":")
         dask = ("-m", "distributed.cli.dask_scheduler")
         self.scheduler = self._start(*dask, "--host", host, "--port", port, "--dashboard-address", ":0", **environment)
+        _until(lambda: "Scheduler at" in self.log_of(self.scheduler))
 
     def worker(self, *options: str, hidden: Path | None = None, **environment: str) -> subprocess.Popen[bytes]:
         """One of one thread; ``hidden`` is a folder in the place of which it sees another one."""
@@ -63,9 +65,9 @@ class Cluster:
             command = ["unshare", "--mount", "sh", "-c", mounted, *command]
         with (self.folder / f"{len(self.processes)}.log").open("wb") as log:
             # workers import this module for its tasks
-            path = os.pathsep.join(filter(None, [environment.pop("PYTHONPATH", ""), str(Path(__file__).parent)]))
+            path = os.pathsep.join(filter(None, [environment.pop("PYTHONPATH", ""), str(Path(__file__).parents[2])]))
             process = subprocess.Popen(
-                command, stdout=log, stderr=log, env=os.environ | environment | {"PYTHONPATH": path}
+                command, cwd=self.folder, stdout=log, stderr=log, env=os.environ | environment | {"PYTHONPATH": path}
             )
         self.processes.append(process)
         return process
@@ -98,18 +100,8 @@ def cluster(_cluster: Cluster) -> Cluster:
 @contextmanager
 def connected(cluster: Cluster, count: int = 2) -> Iterator[Workers]:
     with open_workers(cluster.address, slots=1) as workers:
-        ends = time.monotonic() + 30
-        while workers.slots != count:
-            assert time.monotonic() < ends
-            time.sleep(0.1)
+        _until(lambda: workers.slots == count)
         yield workers
-
-
-def note_pids(folder: Path, number: int) -> int:
-    """A task of some length that tells where it is done: by a child of which worker."""
-    (folder / f"{number}-{os.getppid()}-{time.monotonic_ns()}").touch()
-    time.sleep(0.1)
-    return number * number
 
 
 def test_a_worker_killed_in_mid_run_costs_its_task_and_nothing_else(cluster: Cluster, tmp_path: Path) -> None:
@@ -143,10 +135,6 @@ def test_what_a_task_gives_and_raises_is_given_and_raised_here(cluster: Cluster,
     assert "fail_to_read" in str(read.__cause__)
 
 
-def fail_to_read() -> None:
-    raise PixelReadError("tile 3", code="reader_crash", remedy="copy it")
-
-
 def test_a_task_that_hangs_or_dies_is_ended_and_told_and_no_worker_is_lost(cluster: Cluster) -> None:
     with connected(cluster) as workers:
         begun = time.monotonic()
@@ -170,11 +158,6 @@ def test_stopping_ends_tasks_that_run(cluster: Cluster, tmp_path: Path) -> None:
         wait(futures, timeout=5)
         assert all(future.cancelled() for future in futures)
     assert not any(_outlives(pid, seconds=10) for pid in pids)
-
-
-def sleep_noted(folder: Path, seconds: float) -> None:
-    (folder / str(os.getpid())).touch()
-    time.sleep(seconds)
 
 
 def _noted(folder: Path, count: int) -> list[int]:
@@ -311,11 +294,6 @@ def test_a_task_that_kills_its_workers_again_and_again_is_given_up(tmp_path: Pat
             assert error.code == "worker_lost"
             assert "2 workers" in str(error)
             assert workers.submit(abs, -1).result(60) == 1
-
-
-def kill_worker() -> None:
-    os.kill(os.getppid(), signal.SIGKILL)
-    time.sleep(60)
 
 
 def test_a_scheduler_that_is_lost_is_told(tmp_path: Path) -> None:

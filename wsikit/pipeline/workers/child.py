@@ -102,7 +102,7 @@ def serve(descriptor: int, trace: int, parent: int) -> None:
     with socket.socket(fileno=descriptor) as connection:
         send(connection, b"")
         while (task := receive(connection)) is not None:
-            message = _outcome(task)
+            message = answer(task)
             del task
             send(connection, message)
             del message
@@ -128,7 +128,7 @@ def _watch(parent: int) -> None:
     os._exit(1)
 
 
-def _outcome(task: bytearray) -> bytes:
+def answer(task: bytes | bytearray) -> bytes:
     """(result, None) or (None, error and where it was raised), pickled."""
     try:
         function, args = loads(task)
@@ -137,10 +137,11 @@ def _outcome(task: bytearray) -> bytes:
         # taken over as it is, it would end the parent without a word
         os._exit(asked.code if isinstance(asked.code, int) else asked.code is not None)
     except BaseException as error:  # noqa: BLE001  # it is raised again in the parent
-        return _failed(error)
+        return failed(error)
 
 
-def _failed(error: BaseException) -> bytes:
+def failed(error: BaseException) -> bytes:
+    """What ``answer`` gives where a task raised an error."""
     text = "".join(traceback.format_exception(error))
     if any(_is_memory(cause) for cause in _causes(error)):
         error = WorkerError(f"memory ran out: {type(error).__name__}: {error}", code="worker_memory")

@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from distributed import Client, KilledWorker, Reschedule, get_worker
-from distributed.client import FutureCancelledError
+from distributed.client import ClosedClientError, FutureCancelledError
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from wsikit.atomic import output_errors
-from wsikit.errors import ConfigError, WorkerError, WsikitError
+from wsikit.errors import ConfigError, PluginError, WorkerError, WsikitError
 from wsikit.pipeline.state import RESULT_VERSION
 from wsikit.pipeline.workers import child
 from wsikit.pipeline.workers.child import outcome
@@ -151,6 +151,8 @@ class Children(WorkerPlugin):
             done = self._workers.submit(child.answer, task, seconds=seconds).result()
         except WsikitError as error:
             return child.failed(error)
+        except CancelledError:  # this worker is leaving; where the run is stopped nobody asks any more
+            raise Reschedule from None
         return done
 
     def _started(self) -> ChildWorkers:
@@ -165,7 +167,9 @@ class Children(WorkerPlugin):
 
 def supervised(run: str, task: bytes, seconds: float | None) -> bytes:
     """What dask calls: a task by the children of a run on this worker."""
-    children: Any = get_worker().plugins[run]
+    children: Any = get_worker().plugins.get(run)
+    if children is None:
+        raise WorkerError("the scheduler was started again in mid-run, and knows nothing of it")
     return bytes(children.do(task, seconds))
 
 
@@ -173,6 +177,7 @@ class DaskWorkers:
     """See ``Workers``. The workers of a dask cluster must see the same files under the same paths.
 
     What a lost worker was doing is done by others, which costs a task. A dask worker of one thread per core is best.
+    A task that is cancelled just before its turn may still be done: workers hear of it a moment later.
 
     Args:
         client: a ``distributed.Client``; ``stop`` closes it.
@@ -213,19 +218,32 @@ class DaskWorkers:
     @property
     def slots(self) -> int:
         """See ``Workers``; those that are planned and not there yet count, so that they find something to do."""
-        threads: Mapping[str, int] = self._client.nthreads()
+        threads: Mapping[str, int] = {}
+        if self._client.status == "running":
+            with suppress(OSError):  # the scheduler is lost, as every task will tell
+                threads = self._client.nthreads()
         return max(1, self._planned, sum(threads.values()))
 
     def submit(
         self, function: Callable[..., Result], /, *args: Any, gpu: bool = False, seconds: float | None = None
     ) -> Future[Result]:
         """See ``Workers.submit``."""
-        task = dumps((function, args))
-        resources = {"GPU": 1} if gpu and self._has_gpus() else None
-        theirs = self._client.submit(
-            supervised, self._run, task, seconds, pure=False, key=f"{_name(function)}-{secrets.token_hex(8)}",
-            resources=resources,
-        )  # fmt: skip
+        if self._stopped:
+            return _ended(None)
+        try:
+            theirs = self._client.submit(
+                supervised,
+                self._run,
+                dumps((function, args)),
+                seconds,
+                key=f"{_name(function)}-{secrets.token_hex(8)}",
+                pure=False,
+                resources={"GPU": 1} if gpu and self._has_gpus() else None,
+            )
+        except PluginError as error:
+            return _ended(error)
+        except ClosedClientError as error:
+            return _ended(WorkerError(f"the scheduler is lost: {error}"))
         ours = asyncio.run_coroutine_threadsafe(self._answer(theirs), self._client.loop.asyncio_loop)
         self._running.add(ours)
         ours.add_done_callback(self._running.discard)
@@ -250,7 +268,7 @@ class DaskWorkers:
     def _has_gpus(self) -> bool:
         """Whether any worker says that it has GPUs (``dask worker --resources GPU=1``)."""
         now = time.monotonic()
-        if now - self._gpus_asked > GPUS_KNOWN_SECONDS:
+        if self._client.status == "running" and now - self._gpus_asked > GPUS_KNOWN_SECONDS:
             workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
             self._gpus, self._gpus_asked = any("GPU" in worker["resources"] for worker in workers), now
         return self._gpus
@@ -262,11 +280,23 @@ class DaskWorkers:
         self._stopped = True
         for future in list(self._running):
             future.cancel()
-        # the scheduler may be gone, and its workers end their children then
-        with suppress(OSError, TimeoutError):
+        # where the scheduler is gone its workers leave too, and end their children
+        if self._client.status == "running":
             forget = self._client._unregister_worker_plugin
-            self._client.sync(forget, self._run, callback_timeout=STOP_SECONDS)
+            with suppress(OSError, TimeoutError):
+                self._client.sync(forget, self._run, callback_timeout=STOP_SECONDS)
         self._client.close(timeout=STOP_SECONDS)
+
+
+def _ended(error: Exception | None) -> Future[Any]:
+    """A future that has failed, or was cancelled."""
+    future: Future[Any] = Future()
+    if error is None:
+        future.cancel()
+        future.set_running_or_notify_cancel()
+    else:
+        future.set_exception(error)
+    return future
 
 
 def _name(function: Callable[..., Any]) -> str:

@@ -52,10 +52,13 @@ def slurm_client(stack: ExitStack, file: Path | None, *, gpus: bool = False) -> 
 
 
 def _submit(cluster: Any, jobs: int) -> None:
+    """As ``cluster.scale(jobs)``, which however tells nobody what SLURM says against it."""
+    for _ in range(jobs):
+        cluster.worker_spec.update(cluster.new_worker_spec())
     try:
-        cluster.scale(jobs=jobs)
         cluster.sync(cluster._correct_state)
     except (OSError, RuntimeError, ValueError) as error:
+        cluster._created.clear()  # closing it would trip over those that were not made
         raise ConfigError(
             f"SLURM did not take the job: {' '.join(str(error).split())}",
             code="no_cluster",
@@ -91,7 +94,7 @@ def started(options: dict[str, Any], *, gpus: bool = False) -> Any:
             "--cluster slurm needs dask-jobqueue", code="no_cluster", remedy="pip install 'wsikit[slurm]'"
         ) from error
     # a process for each core: dask's own choice of a few processes with several threads suits no run
-    options = {"processes": options.get("cores")} | options
+    options = ({"processes": options["cores"]} if "cores" in options else {}) | options
     # a free port: dask's own may be taken, by another run on the same login node
     options["scheduler_options"] = {"dashboard_address": ":0"} | (options.get("scheduler_options") or {})
     if gpus:
