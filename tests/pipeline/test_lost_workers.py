@@ -92,7 +92,7 @@ def test_an_interrupt_stops_at_the_next_supertile_and_leaves_no_outcome(
 ) -> None:
     monkeypatch.setattr(batch_module, "load_model", lambda *_, **__: BlobPredictor())
     entries = find_slides(pictures(tmp_path / "in", ["a", "b"]))
-    config = RunConfig(mpp_override=0.5, num_workers=1, cluster="threads", supertile=64)
+    config = RunConfig(mpp_override=0.5, num_workers=2, cluster="threads", supertile=64)
     watching = _Interrupting()
     with pytest.raises(KeyboardInterrupt):
         run_many(entries, tmp_path / "out", config, observer=watching)
