@@ -203,8 +203,9 @@ def test_a_process_that_no_signal_ends_is_not_waited_for(monkeypatch: pytest.Mon
         begun = tasks.wait_for(tmp_path / "second", SECONDS) and time.monotonic()
         workers.stop()
         took = time.monotonic() - begun
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+    for left in map(psutil.Process, pids):
+        left.kill()
+        left.wait(SECONDS)
     assert isinstance(error, WorkerError)
     assert error.code == "worker_timeout"
     assert took < 15
