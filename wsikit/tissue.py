@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -85,9 +86,14 @@ class TissueMask:
         return replace(self, limits=Limits(polygons, slide.mpp), info={**self.info, **(info or {})})
 
     @cached_property
-    def _integral(self) -> NDArray[np.float64]:
-        total = np.zeros((self.array.shape[0] + 1, self.array.shape[1] + 1))
-        total[1:, 1:] = self.array.cumsum(0, dtype=np.float64).cumsum(1)
+    def _integral(self) -> NDArray[np.integer]:
+        """(H + 1, W + 1) tissue pixels above and to the left of each corner of a pixel."""
+        height, width = self.array.shape
+        total = np.zeros((height + 1, width + 1), np.int32 if self.array.size < 2**31 else np.int64)
+        self.array.cumsum(axis=1, out=total[1:, 1:])
+        # row by row: numpy takes five times as long to sum along the first axis
+        for above, row in pairwise(total):
+            row += above
         return total
 
     def _integral_at(self, x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.float64]:

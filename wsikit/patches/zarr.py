@@ -143,7 +143,7 @@ class ZarrPatchWriter(StoreWriter):
 
         from wsikit.patches.codec import ImageCodec
 
-        self._images.close()
+        self._images.finish()
         group = zarr.create_group(self.folder, zarr_format=3, attributes=described(self.patches))
         side, count = self.patches.patch, self._images.count
         codec = ImageCodec(self.patches.encoding, self.patches.quality or QUALITY)
@@ -174,3 +174,4 @@ class ZarrPatchWriter(StoreWriter):
                 config={"write_empty_chunks": True},
             )
             array[...] = values
+        self._images.settle()
