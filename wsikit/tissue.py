@@ -96,15 +96,23 @@ class TissueMask:
             row += above
         return total
 
+    def _corner(self, j: NDArray[np.int64], i: NDArray[np.int64]) -> NDArray[np.integer]:
+        """Tissue pixels above row ``j`` and left of column ``i``; of a whole slide they need not be added up."""
+        return j * i if self._everywhere else self._integral[j, i]
+
+    @cached_property
+    def _everywhere(self) -> bool:
+        return bool(self.array.all())
+
     def _integral_at(self, x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.float64]:
         """Tissue area (mask px^2) of [0, x) x [0, y): the integral image is bilinear between its nodes, exactly."""
         height, width = self.array.shape
         x, y = np.clip(x, 0, width), np.clip(y, 0, height)
         i, j = np.minimum(x.astype(np.int64), width - 1), np.minimum(y.astype(np.int64), height - 1)
         fx, fy = x - i, y - j
-        table = self._integral
-        top = table[j, i] * (1 - fx) + table[j, i + 1] * fx
-        low = table[j + 1, i] * (1 - fx) + table[j + 1, i + 1] * fx
+        at = self._corner
+        top = at(j, i) * (1 - fx) + at(j, i + 1) * fx
+        low = at(j + 1, i) * (1 - fx) + at(j + 1, i + 1) * fx
         area: NDArray[np.float64] = top * (1 - fy) + low * fy
         return area
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -33,7 +33,7 @@ from wsikit.tiling import TileGrid
 AHEAD = 2
 """Batches in work for each thread that encodes: memory for them, 12 MB each, against idle threads."""
 Places = dict[tuple[int, ...], int]
-"""(x, y) of a window's corner -> its index."""
+"""(x, y) of a window's corner -> its index, for the windows of a band."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -135,22 +135,31 @@ class PatchEncoder:
                 self.bad.append(self._tiles.bad_tile(index))
 
     def _encoded(self, wanted: NDArray[np.bool_], pool: ThreadPoolExecutor | None) -> Iterator[tuple[int, bytes]]:
+        """Band by band; the next one is being read while one is handed on."""
+        done: list[tuple[int, bytes]] = []
+        current: Places = {}
+        for places, kept, measures in _mapped(pool, self._encode, self._batches(wanted), AHEAD * self.threads):
+            if places is not current:
+                yield from sorted(done)
+                done, current = [], places
+            done += kept
+            self.measures += measures
+        yield from sorted(done)
+
+    def _batches(self, wanted: NDArray[np.bool_]) -> Iterator[tuple[Places, Batch]]:
         for band in _bands(self.grid, np.flatnonzero(wanted)):
             part = TileGrid(self.grid.spec, self.grid.cells[band], self.grid.size)
             places = {tuple(corner): index for corner, index in zip(part.corners.tolist(), band.tolist(), strict=True)}
-            stream = batches(self.slide, part, threads=self.threads, bad=self.bad)
-            done: list[tuple[int, bytes]] = []
-            for kept, measures in _mapped(pool, partial(self._encode, places), stream, AHEAD * self.threads):
-                done += kept
-                self.measures += measures
-            yield from sorted(done)
+            for batch in batches(self.slide, part, threads=self.threads, bad=self.bad):
+                yield places, batch
 
-    def _encode(self, places: Places, batch: Batch) -> tuple[list[tuple[int, bytes]], list[Quality]]:
+    def _encode(self, item: tuple[Places, Batch]) -> tuple[Places, list[tuple[int, bytes]], list[Quality]]:
+        places, batch = item
         indices = [places[region.x, region.y] for region in batch.regions]
         measured = [Quality.of(batch.images, self.grid.spec.mpp)] if self.qc.limits else []
         good = self.qc.passes(measured[0]) if measured else np.ones(len(indices), np.bool_)
         chosen = zip(indices, batch.images, good, strict=True)
-        return [(index, self._data(index, image)) for index, image, fine in chosen if fine], measured
+        return places, [(index, self._data(index, image)) for index, image, fine in chosen if fine], measured
 
     def _data(self, index: int, image: Pixels) -> bytes:
         if self.encoding is None:
