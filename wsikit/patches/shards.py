@@ -66,17 +66,24 @@ class ShardWriter:
             self._end += length
             self.count += 1
             if self.count % self.per_shard == 0:
-                self._close()
+                self.close()
         if self._file is not None and self._end - self._flushed >= FLUSH and all(f.done() for f in self._flushes):
             self._flush(Path(self._file.name))
 
-    def finish(self) -> None:
-        """Write the index of the open shard, if there is one. Raises OSError where a shard could not be flushed."""
-        self._close()
-        self._flusher.shutdown(wait=False)
+    def close(self) -> None:
+        """Write the index of the open shard, if there is one."""
+        if self._file is None:
+            return
+        index = self._index.tobytes()
+        with self._file:
+            self._file.write(index + checksum(index))
+        self._flush(Path(self._file.name))
+        self._file, self._end, self._flushed = None, 0, 0
+        self._index[:] = MISSING
 
     def settle(self) -> None:
-        """Wait for the flushes. Raises OSError where one failed."""
+        """Wait until all closed shards are on disk. Raises OSError where one is not: a later flush would not say it."""
+        self._flusher.shutdown()
         for flush in self._flushes:
             flush.result()
 
@@ -86,16 +93,6 @@ class ShardWriter:
         if self._file is not None:
             self._file.close()
             self._file = None
-
-    def _close(self) -> None:
-        if self._file is None:
-            return
-        index = self._index.tobytes()
-        with self._file:
-            self._file.write(index + checksum(index))
-        self._flush(Path(self._file.name))
-        self._file, self._end, self._flushed = None, 0, 0
-        self._index[:] = MISSING
 
     def _flush(self, path: Path) -> None:
         self._flushed = self._end

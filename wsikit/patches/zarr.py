@@ -143,7 +143,7 @@ class ZarrPatchWriter(StoreWriter):
 
         from wsikit.patches.codec import ImageCodec
 
-        self._images.finish()
+        self._images.close()
         group = zarr.create_group(self.folder, zarr_format=3, attributes=described(self.patches))
         side, count = self.patches.patch, self._images.count
         codec = ImageCodec(self.patches.encoding, self.patches.quality or QUALITY)

@@ -46,7 +46,7 @@ from wsikit.quality import Quality
 from wsikit.slides import BadTile, Slide, open_slide
 from wsikit.tissue import TissueMask
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 """Raised whenever the same slide and parameters would give other patches than before."""
 ROWS = 256
 """Patches handed to a writer at once."""
@@ -278,6 +278,7 @@ class Cutting:
             self.windows.passed,
             encoding=self.windows.encoding if pixels else None,
             quality=self.config.quality,
+            subsampling=self.windows.subsampling,
             threads=self.threads,
             qc=quality_filter(self.config),
             verify=self.config.verify,
@@ -311,6 +312,7 @@ def patch_set(slide: Slide, entry: SlideEntry, config: TileConfig, tissue: Tissu
         level=None if level is None else level.index,
         encoding=windows.encoding,
         quality=config.quality if encoded else None,
+        subsampling=windows.subsampling if encoded else None,
         patient=entry.patient,
         label=entry.label,
         split=entry.split,
