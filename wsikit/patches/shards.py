@@ -46,7 +46,7 @@ class ShardWriter:
     def __init__(self, folder: Path, per_shard: int) -> None:
         self.folder, self.per_shard = folder, per_shard
         self.count = 0
-        self._index = np.full((per_shard, 2), MISSING, "<u8")
+        self._index: list[tuple[int, int]] = []
         self._end = self._flushed = 0
         self._file: IO[bytes] | None = None
         self._flusher = ThreadPoolExecutor(1, "wsikit-flush")
@@ -62,7 +62,7 @@ class ShardWriter:
             self._file.write(chunk)
             self._file.write(checksum(chunk))
             length = len(chunk) + CHECKSUM
-            self._index[self.count % self.per_shard] = self._end, length
+            self._index.append((self._end, length))
             self._end += length
             self.count += 1
             if self.count % self.per_shard == 0:
@@ -74,12 +74,13 @@ class ShardWriter:
         """Write the index of the open shard, if there is one."""
         if self._file is None:
             return
-        index = self._index.tobytes()
+        missing = [(MISSING, MISSING)] * (self.per_shard - len(self._index))
+        index = np.array(self._index + missing, "<u8").tobytes()
         with self._file:
             self._file.write(index + checksum(index))
         self._flush(Path(self._file.name))
         self._file, self._end, self._flushed = None, 0, 0
-        self._index[:] = MISSING
+        self._index.clear()
 
     def settle(self) -> None:
         """Wait until all closed shards are on disk. Raises OSError where one is not: a later flush would not say it."""
