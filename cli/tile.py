@@ -68,6 +68,13 @@ def tile(
     quality: Annotated[
         int | None, typer.Option(help="JPEG quality of the patches that are encoded, 1 to 100; 90 if not given.")
     ] = None,
+    subsampling: Annotated[
+        str | None,
+        typer.Option(
+            help="Of their colours: 444 (none), 422, 420, or auto (that of the file's own tiles where patches lie on "
+            "their blocks of 16 px, else 444); auto if not given."
+        ),
+    ] = None,
     lossless: Annotated[
         bool | None,
         typer.Option("--lossless/--lossy", help="PNG, unless all patches keep their bytes; lossy if not given."),
@@ -121,6 +128,7 @@ def tile(
         "passthrough": passthrough,
         "verify": verify,
         "quality": quality,
+        "subsampling": subsampling,
         "lossless": lossless,
         "skip_glass": skip_glass,
         "scaled_decode": scaled_decode,

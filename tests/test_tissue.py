@@ -79,6 +79,15 @@ def test_coverage_is_the_overlap_with_every_pixel_of_the_mask(mask: TissueMask, 
     assert mask.coverage(region) == pytest.approx(brute_coverage(mask, region), abs=1e-9)
 
 
+@given(width=st.integers(1, 40), height=st.integers(1, 40), side=st.integers(1, 300), seed=st.integers(0, 99))
+def test_a_whole_mask_covers_what_its_sums_say(width: int, height: int, side: int, seed: int) -> None:
+    """Bit for bit, though they are not added up."""
+    whole, summed = (TissueMask(np.ones((height, width), np.bool_), 8.0) for _ in range(2))
+    vars(summed)["_everywhere"] = False
+    x, y = np.random.default_rng(seed).integers(-200, 1500, (2, 20))
+    np.testing.assert_array_equal(whole.coverages(x, y, side, 0.31), summed.coverages(x, y, side, 0.31))
+
+
 @given(masks, st.lists(regions, min_size=1, max_size=5), st.integers(1, 40), st.sampled_from([0.25, 0.499, 1.0]))
 def test_many_coverages_are_each_ones_coverage(mask: TissueMask, places: list[Region], side: int, mpp: float) -> None:
     x, y = np.array([r.x for r in places]), np.array([r.y for r in places])

@@ -134,6 +134,8 @@ class TileConfig(TissueConfig):
     """Decode what is passed through as well, so that a damaged tile is found now and not by who reads the patch."""
     quality: int = Field(default=90, ge=1, le=100)
     """JPEG quality of the patches that are encoded."""
+    subsampling: Literal["auto", "444", "422", "420"] = "auto"
+    """Of their colours; auto: that of the file's own tiles where patches lie on their blocks, else 444 (none)."""
     lossless: bool = False
     """Patches are PNG, unless all of them are passed through."""
     skip_glass: Annotated[Literal["auto", "off"], BeforeValidator(_switch)] = "auto"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from zarr.codecs import Crc32cCodec, ShardingCodec
 
 from tests.patches.planted import SIDE, planted
-from wsikit.errors import PixelReadError
+from wsikit.errors import OutputError, PixelReadError
 from wsikit.patches.codec import ImageCodec
 from wsikit.patches.files import AT_ONCE
 from wsikit.patches.images import encode
@@ -88,6 +89,46 @@ def test_a_shard_is_what_the_specification_says(tmp_path: Path) -> None:
             assert google_crc32c.value(chunk[:-4]) == int.from_bytes(chunk[-4:], "little")
             chunks.append(chunk[:-4])
     assert chunks == list(wanted.rows.data)
+
+
+def test_shards_are_on_disk_before_the_writer_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written is flushed as it grows and when its shard is full, each time by what is there."""
+    sizes: list[tuple[str, int]] = []
+
+    def sync(path: Path) -> None:
+        sizes.append((path.parts[-4], path.stat().st_size))
+
+    monkeypatch.setattr("wsikit.patches.shards.sync", sync)
+    monkeypatch.setattr("wsikit.patches.shards.FLUSH", 1)
+    monkeypatch.setattr("wsikit.patches.shards.WRITE", 0)
+    writer = planted(20).writer(tmp_path, "zarr", shard=8)
+    writer.begin(planted(20).patches)
+    writer.write(planted(20).part(0, 5))
+    writer.write(planted(20).part(5, 20))
+    writer._images.close()
+    writer._images.settle()
+    whole = {str(i): path.stat().st_size for i in range(3) for path in writer.folder.glob(f"images/c/{i}/0/0/0")}
+    assert dict(sizes) == whole
+    assert len(whole) == 3 < len(sizes)
+    writer.abort()
+
+
+def test_a_disk_that_cannot_keep_what_it_took_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system tells it once, to the first flush; the one before the rename would hear nothing."""
+
+    def broken(path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("wsikit.patches.shards.sync", broken)
+    dataset = planted(5)
+    writer = dataset.writer(tmp_path, "zarr")
+    writer.begin(dataset.patches)
+    writer.write(dataset.rows)
+    with pytest.raises(OutputError) as raised:
+        writer.commit()
+    writer.abort()
+    assert raised.value.code == "io_error"
+    assert [path for path in tmp_path.rglob("*") if path.is_file() or path.name.endswith((".zarr", ".tmp"))] == []
 
 
 def test_others_read_it_in_a_process_that_never_imported_wsikit(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 
 from tests.slides.broken import picture, scramble, tiled
 from wsikit.config import TileConfig
@@ -104,6 +106,57 @@ def test_never_passing_through_encodes_all(tiff: Path, tmp_path: Path) -> None:
         found = [psnr(source.read(i), slide.read(region(source, i))) for i in range(6)]
     assert np.mean(found) > 38
     assert min(found) > 36
+
+
+def subsampled(path: Path, sampling: tuple[int, int]) -> Path:
+    """The picture in tiles of YCbCr JPEG at quality 80, colours coarser by ``sampling``."""
+    path.parent.mkdir()
+    options = {"photometric": "ycbcr", "subsampling": sampling, "compressionargs": {"level": 80}}
+    return tiled(path, [picture()], **options)
+
+
+def sampling_of(data: bytes) -> tuple[int, int]:
+    """(across, down) how much coarser a JPEG's colours are, as Pillow sees it."""
+    with Image.open(io.BytesIO(data)) as image:
+        (_, across, down, _), *_ = image.layer  # type: ignore[attr-defined]
+    return across, down
+
+
+@pytest.mark.parametrize(
+    ("file", "options", "found"),
+    [
+        ((2, 2), {"size": 64}, (2, 2)),
+        ((2, 2), {"size": 64, "overlap": 16}, (2, 2)),
+        ((2, 2), {"size": 64, "overlap": 8}, (1, 1)),
+        ((2, 2), {"size": 100}, (1, 1)),
+        ((2, 2), {"size": 64, "mpp": 0.7}, (1, 1)),
+        ((2, 2), {"size": 64, "subsampling": "444"}, (1, 1)),
+        ((2, 1), {"size": 64}, (2, 1)),
+        ((1, 1), {"size": 64}, (1, 1)),
+        ((1, 1), {"size": 100, "subsampling": "420"}, (2, 2)),
+    ],
+)
+def test_colours_are_as_coarse_as_the_files_where_blocks_are_its_own(
+    file: tuple[int, int], options: Any, found: tuple[int, int], tmp_path: Path
+) -> None:
+    record = cut(subsampled(tmp_path / "slides" / "one.tif", file), tmp_path / "out", **options, **WHOLE)
+    source = patches_in(tmp_path / "out", record)
+    assert {sampling_of(bytes(source.data(i))) for i in range(len(source))} == {found}
+    assert source.patches.subsampling == {(1, 1): "444", (2, 1): "422", (2, 2): "420"}[found]
+
+
+def test_coarse_colours_lose_nothing_where_blocks_are_the_files_own(tmp_path: Path) -> None:
+    """At the file's own quality 4:2:0 is nearly the file's numbers again; 4:4:4 rounds other ones."""
+    slide = subsampled(tmp_path / "slides" / "one.tif", (2, 2))
+    quality: dict[str, float] = {}
+    for subsampling in ("420", "444"):
+        out = tmp_path / subsampling
+        record = cut(slide, out, size=64, quality=80, subsampling=subsampling, **WHOLE)
+        source = patches_in(out, record)
+        with open_slide(slide) as opened:
+            found = [psnr(source.read(i), opened.read(region(source, i))) for i in range(len(source))]
+        quality[subsampling] = float(np.mean(found))
+    assert quality["420"] > quality["444"] > 30
 
 
 @pytest.mark.parametrize(("options", "why"), [({"size": 100}, "128x128"), ({"mpp": 1.1, "size": 64}, "no level")])

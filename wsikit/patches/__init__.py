@@ -21,6 +21,8 @@ from wsikit.registry import Registry
 from wsikit.slides import Pixels, Slide
 
 Encoding = Literal["jpeg", "png"]
+Subsampling = Literal["444", "422", "420"]
+"""Of a JPEG's colours: as fine as its brightness, half as fine across, half as fine across and down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class PatchSet:
     encoding: Encoding = "jpeg"
     quality: int | None = None
     """JPEG quality of the patches encoded for this dataset; None where all are as in the slide or lossless."""
+    subsampling: Subsampling | None = None
+    """Of the same patches; None as for ``quality``."""
     patient: str | None = None
     label: str | None = None
     split: str | None = None

@@ -3,7 +3,8 @@
 How patches are encoded was measured on 39 tissue patches of CMU-1-Small-Region (docs/measured.md):
 
 * JPEG without chroma subsampling (4:4:4). Stains are told apart by colour: at quality 90 it is 41 dB at 4.3 bits per
-  px, while 4:2:0 stays at 31 dB whatever the quality (3.9 bits at 95), and 4:2:2 at 32 dB (4.6 bits at 95).
+  px, while 4:2:0 stays at 31 dB whatever the quality (3.9 bits at 95), and 4:2:2 at 32 dB (4.6 bits at 95). That is a
+  slide with colours as fine as its brightness; see ``pipeline.encode.own_subsampling`` for the others.
 * PNG at level 1 with the run-length strategy and Paeth's filter: 15.2 bits per px, as small as level 6 and 3 times as
   fast, since no filter is tried out.
 """
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from wsikit.errors import ConfigError, PixelReadError
-from wsikit.patches import Encoding
+from wsikit.patches import Encoding, Subsampling
 from wsikit.slides import Pixels
 
 QUALITY = 90
@@ -26,13 +27,14 @@ TAIL = 64
 """The end marker of a JPEG is looked for in this many last bytes: writers may pad."""
 
 
-def encode(pixels: Pixels, encoding: Encoding, quality: int = QUALITY) -> bytes:
+def encode(pixels: Pixels, encoding: Encoding, quality: int = QUALITY, subsampling: Subsampling = "444") -> bytes:
     """Encode one patch.
 
     Args:
         pixels: (H, W, 3) uint8 RGB; a slice of a larger array is fine.
-        encoding: "jpeg" (YCbCr, 4:4:4) or "png" (lossless).
+        encoding: "jpeg" (YCbCr) or "png" (lossless).
         quality: 1 to 100, of JPEG only.
+        subsampling: of JPEG only.
 
     Raises ConfigError for an unknown encoding or a quality outside 1 to 100.
     """
@@ -45,7 +47,7 @@ def encode(pixels: Pixels, encoding: Encoding, quality: int = QUALITY) -> bytes:
     elif encoding == "jpeg":
         if not 1 <= quality <= 100:
             raise ConfigError(f"a JPEG quality is 1 to 100, got {quality}")
-        data = imagecodecs.jpeg8_encode(pixels, level=quality, subsampling="444")
+        data = imagecodecs.jpeg8_encode(pixels, level=quality, subsampling=subsampling)
     else:
         raise ConfigError(f"patches are encoded as jpeg or png, got {encoding!r}")
     return bytes(data)

@@ -12,6 +12,7 @@ sharding-indexed 1.0 and crc32c 1.0. Reading past zarr-python costs a tenth (doc
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
@@ -19,15 +20,23 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from wsikit.atomic import sync
 from wsikit.patches.files import OpenFile, OpenFiles
 
 MISSING = 2**64 - 1
 CHECKSUM = 4
 """Bytes of a crc32c."""
+WRITE = 1 << 20
+"""Bytes handed to the system at once."""
+FLUSH = 8 << 20
+"""Bytes of the open shard after which what is there of it is flushed: some 10 ms of a disk's time."""
 
 
 class ShardWriter:
     """Appends chunks to the shards of an array, of which one file is open at a time.
+
+    What is written goes to disk in a thread of its own while later chunks are still being made, so that whoever flushes
+    the finished array has little to wait for.
 
     Args:
         folder: of the array; the shards of dimension 0 are ``c/<i>/0/0/0`` in it.
@@ -37,9 +46,11 @@ class ShardWriter:
     def __init__(self, folder: Path, per_shard: int) -> None:
         self.folder, self.per_shard = folder, per_shard
         self.count = 0
-        self._index = np.full((per_shard, 2), MISSING, "<u8")
-        self._end = 0
+        self._index: list[tuple[int, int]] = []
+        self._end = self._flushed = 0
         self._file: IO[bytes] | None = None
+        self._flusher = ThreadPoolExecutor(1, "wsikit-flush")
+        self._flushes: list[Future[None]] = []
 
     def append(self, chunks: Sequence[bytes]) -> None:
         """Write encoded chunks after those that are there."""
@@ -47,31 +58,46 @@ class ShardWriter:
             if self._file is None:
                 path = shard_path(self.folder, self.count // self.per_shard)
                 path.parent.mkdir(parents=True)
-                self._file = path.open("xb")
+                self._file = path.open("xb", WRITE)
             self._file.write(chunk)
             self._file.write(checksum(chunk))
             length = len(chunk) + CHECKSUM
-            self._index[self.count % self.per_shard] = self._end, length
+            self._index.append((self._end, length))
             self._end += length
             self.count += 1
             if self.count % self.per_shard == 0:
                 self.close()
+        if self._file is not None and self._end - self._flushed >= FLUSH and all(f.done() for f in self._flushes):
+            self._flush(Path(self._file.name))
 
     def close(self) -> None:
         """Write the index of the open shard, if there is one."""
         if self._file is None:
             return
-        index = self._index.tobytes()
+        missing = [(MISSING, MISSING)] * (self.per_shard - len(self._index))
+        index = np.array(self._index + missing, "<u8").tobytes()
         with self._file:
             self._file.write(index + checksum(index))
-        self._file, self._end = None, 0
-        self._index[:] = MISSING
+        self._flush(Path(self._file.name))
+        self._file, self._end, self._flushed = None, 0, 0
+        self._index.clear()
+
+    def settle(self) -> None:
+        """Wait until all closed shards are on disk. Raises OSError where one is not: a later flush would not say it."""
+        self._flusher.shutdown()
+        for flush in self._flushes:
+            flush.result()
 
     def abandon(self) -> None:
         """Close the file as it is."""
+        self._flusher.shutdown(cancel_futures=True)
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def _flush(self, path: Path) -> None:
+        self._flushed = self._end
+        self._flushes.append(self._flusher.submit(sync, path))
 
 
 class ShardReader:

@@ -174,3 +174,4 @@ class ZarrPatchWriter(StoreWriter):
                 config={"write_empty_chunks": True},
             )
             array[...] = values
+        self._images.settle()

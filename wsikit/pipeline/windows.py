@@ -12,9 +12,9 @@ from wsikit.config import TileConfig
 from wsikit.errors import ConfigError, ResolutionError
 from wsikit.geometry import TileSpec
 from wsikit.glass import GlassTest
-from wsikit.patches import Encoding
+from wsikit.patches import Encoding, Subsampling
 from wsikit.patches.coords import CoordsPatches
-from wsikit.pipeline.encode import can_pass, own_level
+from wsikit.pipeline.encode import can_pass, own_level, own_subsampling
 from wsikit.pipeline.inputs import SlideEntry
 from wsikit.slides import Slide
 from wsikit.tiling import TileGrid
@@ -34,6 +34,8 @@ class Windows:
     """(N,) whether its patch is the file's own compressed tile."""
     encoding: Encoding
     """Of the patches."""
+    subsampling: Subsampling
+    """Of those that are encoded as JPEG."""
     glass: GlassTest
     skipped: int = 0
     """Windows that the tissue mask would have had and the glass test left out."""
@@ -88,7 +90,8 @@ def choose_windows(slide: Slide, entry: SlideEntry, config: TileConfig, tissue: 
         passed = np.zeros(len(grid), np.bool_)
     x, y = grid.corners.T
     share = tissue.coverages(x, y, grid.spec.patch, grid.spec.mpp)
-    return Windows(grid, step, share, passed, encoding, glass, skipped, why_none)
+    chosen = own_subsampling(slide, grid) if config.subsampling == "auto" else config.subsampling
+    return Windows(grid, step, share, passed, encoding, chosen, glass, skipped, why_none)
 
 
 def _spec(slide: Slide, config: TileConfig) -> TileSpec:

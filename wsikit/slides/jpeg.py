@@ -16,6 +16,8 @@ FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """Every start of frame."""
 ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
 """Markers without a length: TEM and RST0 to RST7."""
+SAMPLING = {b"\x11\x11\x11": "444", b"\x21\x11\x11": "422", b"\x22\x11\x11": "420"}
+"""Sampling factors of the three components (ITU T.81, B.2.2), across and down in four bits each, by usual name."""
 ADOBE_RGB, ADOBE_YCBCR = 0, 1
 """The transform byte of Adobe's segment for three components."""
 
@@ -103,6 +105,16 @@ class JpegTiles:
             return adobe[-1][15] == ADOBE_RGB
         frame = next(part for marker, part in parts if marker in FRAMES)
         return frame[10:19:3] == b"RGB"
+
+
+def subsampling(data: bytes) -> str | None:
+    """How much coarser a JPEG's colours are than its brightness: "444", "422" or "420"; None where it is none of these.
+
+    Raises:
+        ValueError: the header is damaged.
+    """
+    frames = [part for marker, part in _segments(data) if marker in FRAMES]
+    return SAMPLING.get(frames[0][11:20:3]) if frames else None
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
