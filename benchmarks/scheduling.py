@@ -15,7 +15,7 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +23,10 @@ import psutil
 from inputs import Input
 
 from wsikit.geometry import TileSpec
-from wsikit.pipeline.supertile import SlideRef, _opened
 from wsikit.pipeline.workers import bounded
 from wsikit.pipeline.workers.children import ChildWorkers
 from wsikit.pipeline.workers.threads import ThreadWorkers
-from wsikit.slides import open_slide
+from wsikit.slides import Slide, open_slide
 from wsikit.streaming import batches
 from wsikit.tiling import TileGrid
 
@@ -35,13 +34,19 @@ Tasks = Callable[[list[TileGrid]], list[float]]
 """Runs super-tiles; the seconds that each of them took."""
 
 
-def density(slide: SlideRef, part: TileGrid) -> float:
+def density(slide: str, part: TileGrid) -> float:
     """Read a super-tile and look at it; seconds."""
     begun = time.perf_counter()
     table = -np.log10(np.maximum(np.arange(256), 1) / 255).astype(np.float32)
-    for batch in batches(_opened(slide), part):
+    for batch in batches(opened(slide), part):
         table[batch.images].mean()
     return time.perf_counter() - begun
+
+
+@cache
+def opened(path: str) -> Slide:
+    """A slide, once in each process."""
+    return open_slide(path)
 
 
 def used() -> float:
@@ -73,7 +78,7 @@ def main() -> None:
     asked = parser.parse_args()
     with open_slide(asked.slide or Input(asked.side).path()) as slide:
         parts = list(TileGrid.cover(slide, TileSpec(slide.mpp, core=256)).supertiles(asked.supertile))
-        task = partial(density, SlideRef.of(slide))
+        task = partial(density, str(slide.path))
     children, threads = ChildWorkers(asked.slots), ThreadWorkers(asked.slots)
     with ThreadPoolExecutor(asked.slots) as pool, children:
         kinds: dict[str, Tasks] = {
