@@ -24,8 +24,8 @@ NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "wsikit/features")
 """Namespace of feature ids: ``uuid5(NAMESPACE, "slide_id\\nkind\\nlabel name\\ncoordinates as written")``."""
 
 GZIP_LEVEL = 2
-"""Of ISA-L (0 to 3): on coordinates the bytes of zlib's level 4 in a seventh of its time. The bytes are gzip's, but which
-they are may depend on the processor's kind, since ISA-L has code for each."""
+"""Of ISA-L, 0 to 3: on coordinates as few bytes as zlib's level 4 in a seventh of its time. ISA-L has code for each kind
+of processor, which may compress the same text to other bytes."""
 DECIMALS = 2
 """Decimals of coordinates: QuPath itself writes two, and since 0.6 reduces what it reads to 0.01 px."""
 SIGNIFICANT = 6
@@ -167,8 +167,9 @@ def star_shaped(xy: NDArray[np.float64], starts: NDArray[np.int64]) -> NDArray[n
     above = y >= 0
     rises = np.append(above[1:] & ~above[:-1], False)
     rises[last] = False
-    once: NDArray[np.bool_] = np.add.reduceat(rises, first, dtype=np.int64) == 1
-    return one_way & once
+    once = np.add.reduceat(rises, first, dtype=np.int64) == 1
+    seen: NDArray[np.bool_] = one_way & once
+    return seen
 
 
 def _mended(geometry: Any, single: bool) -> Any:
@@ -335,7 +336,8 @@ def _measurement_texts(features: Features, digits: int | None) -> list[bytes]:
     every = b',"measurements":{%b}' % b",".join(key.replace(b"%", b"%%") + b"%b" for key in keys)
     if not any(np.isnan(values).any() for values in features.measurements.values()):
         return [every % row for row in zip(*columns, strict=True)]
-    named = ([key + number for key, number in zip(keys, row) if number != b"null"] for row in zip(*columns))
+    rows = zip(*columns, strict=True)
+    named = ([key + n for key, n in zip(keys, row, strict=True) if n != b"null"] for row in rows)
     return [b',"measurements":{%b}' % b",".join(row) if row else b"" for row in named]
 
 

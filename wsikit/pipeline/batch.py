@@ -71,6 +71,7 @@ class _Predicting:
                 *make_sinks(config, folder),
                 mask=mask,
                 slide_id=entry.slide_id,
+                patient=entry.patient,
                 client=self.client,
                 batch_size=config.batch_size,
                 supertile=config.supertile,
@@ -139,6 +140,8 @@ def _predicting(config: RunConfig, predictor: Model, workers: int) -> Iterator[_
 def checked_model(entries: Sequence[SlideEntry], config: RunConfig) -> Model:
     """The model of a run; raises what ``run_many`` does for a configuration that no slide could be run with."""
     sinks = {name: sink_class(name) for name in config.format}
+    for sink in sinks.values():
+        getattr(sink, "check_installed", lambda: None)()
     predictor = load_model(config)
     quality_filter(config)
     refuse_idle(predictor, ((name, sink.takes) for name, sink in sinks.items()))
@@ -158,7 +161,12 @@ def _key(entry: SlideEntry, config: RunConfig, predictor: Model) -> str:
             "source": source_stamp(entry.path),
             "result_version": RESULT_VERSION,
         }
+        | ({"patient": entry.patient} if any(_names_patient(name) for name in config.format) else {})
     )
+
+
+def _names_patient(format_: str) -> bool:
+    return getattr(sink_class(format_), "names_patient", False)
 
 
 def _roi_or_none(entry: SlideEntry, config: RunConfig) -> Path | None:

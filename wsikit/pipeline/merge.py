@@ -266,6 +266,7 @@ def merge(
     sinks: Sequence[Sink],
     overview: Path | None,
     dropped: Set[tuple[int, int]] = frozenset(),
+    patient: str | None = None,
 ) -> Merged:
     """Merge the spools of a slide into its sinks, then draw the overview; sinks commit only when all have succeeded.
 
@@ -288,6 +289,8 @@ def merge(
         overview=picture,
         overview_mpp=mpp,
         levels=slide.levels,
+        patient=patient,
+        tissue_um2=tissue.area_um2,
     )
     embedded = _Embedded.of(slide_id, predictor, grid, spool)
     if embedded is not None:

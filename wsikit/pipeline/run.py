@@ -138,6 +138,7 @@ def run(
     *sinks: Sink,
     mask: TissueMask | None = None,
     slide_id: str | None = None,
+    patient: str | None = None,
     workers: int = 1,
     client: Any = None,
     batch_size: int | None = None,
@@ -155,6 +156,7 @@ def run(
         sinks: where results go; each becomes visible only when it is complete.
         mask: where to look. By default tissue is found, except that plain images are all tissue.
         slide_id: names the slide in stable feature ids; by default the file's stem.
+        patient: whose slide it is, for sinks that tell.
         workers: threads of this process.
         client: a ``dask.distributed`` client to use instead of ``workers``; its workers must see the same files.
         batch_size: patches per call of ``predict``; by default as many as make 4 megapixels.
@@ -198,7 +200,7 @@ def run(
         bad = tuple(sorted({*tissue.bad, *(tile for result in results for tile in result.bad)}, key=_reading_order))
         name = slide_id if slide_id is not None else slide.path.stem
         with clock("merge"):
-            merged = merge(slide, name, bound, kept, tissue, bad, folder, sinks, overview, dropped)
+            merged = merge(slide, name, bound, kept, tissue, bad, folder, sinks, overview, dropped, patient)
     return RunReport(
         slide_id=name,
         status="partial" if bad else "complete",

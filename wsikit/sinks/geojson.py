@@ -18,7 +18,7 @@ from isal.igzip import IGzipFile
 
 from wsikit.annotations.geojson_text import GZIP_LEVEL, feature_texts
 from wsikit.atomic import output_errors, sync, temporary
-from wsikit.errors import ConfigError, OutputError, PredictionError
+from wsikit.errors import ConfigError, OutputError
 from wsikit.features import Features
 from wsikit.sinks import SinkContext
 
@@ -85,7 +85,7 @@ class GeoJSONSink:
     def write(self, features: Features) -> None:
         """Append features."""
         context = self._begun()
-        _check(features, len(context.labels))
+        features.check(len(context.labels))
         for start in range(0, len(features), CHUNK):
             part = features[start : start + CHUNK]
             texts, repaired = feature_texts(
@@ -201,20 +201,3 @@ class _Part:
             with suppress(OSError):
                 stream.close()
         self.path.unlink(missing_ok=True)
-
-
-def _check(features: Features, labels: int) -> None:
-    count = len(features)
-    columns = {"labels": features.labels, **features.measurements}
-    for name, values in columns.items():
-        if values.shape != (count,):
-            raise PredictionError(f"features need {count} values of {name!r}, got an array of {values.shape}")
-    if count and not -1 <= features.labels.min() <= features.labels.max() < labels:
-        raise PredictionError(f"feature labels must be -1 (none) or an index below {labels}")
-    if features.nuclei is not None and (features.kind != "cell" or len(features.nuclei) != count):
-        raise PredictionError(
-            f"nuclei go with cells, one each; got {len(features.nuclei)} with {count} {features.kind}s"
-        )
-    for what, column in (("names", features.names), ("ids", features.ids), ("locks", features.locked)):
-        if column is not None and len(column) != count:
-            raise PredictionError(f"features need {count} {what}, got {len(column)}")
