@@ -24,8 +24,8 @@ NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "wsikit/features")
 """Namespace of feature ids: ``uuid5(NAMESPACE, "slide_id\\nkind\\nlabel name\\ncoordinates as written")``."""
 
 GZIP_LEVEL = 2
-"""Of ISA-L, 0 to 3: on coordinates as few bytes as zlib's level 4 in a seventh of its time. ISA-L has code for each kind
-of processor, which may compress the same text to other bytes."""
+"""Of ISA-L, 0 to 3: on coordinates as few bytes as zlib's level 4 in a seventh of its time. ISA-L has code for each
+kind of processor, which may compress the same text to other bytes."""
 DECIMALS = 2
 """Decimals of coordinates: QuPath itself writes two, and since 0.6 reduces what it reads to 0.01 px."""
 SIGNIFICANT = 6
