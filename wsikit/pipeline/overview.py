@@ -323,8 +323,9 @@ def _density(image: Image.Image, frame: Frame, objects: Outlines, labels: Sequen
     color = np.zeros((image.height, image.width, 3), np.float32)
     for index in np.unique(objects.labels):
         mine = objects.labels == index
-        counts = np.bincount(y[mine] * image.width + x[mine], minlength=total.size).reshape(total.shape)
-        smooth = ndimage.gaussian_filter(counts.astype(np.float32), DOT_SIGMA_PX, mode="constant")
+        smooth = np.zeros(total.shape, np.float32)
+        np.add.at(smooth, (y[mine], x[mine]), 1)
+        ndimage.gaussian_filter(smooth, DOT_SIGMA_PX, mode="constant", output=smooth)
         total += smooth
         for channel, value in enumerate(_color(labels, int(index))):
             color[..., channel] += smooth * np.float32(value)
