@@ -130,7 +130,7 @@ def snapped(
 
 def _rounded(geometries: Geometries, offset: tuple[float, float]) -> tuple[Geometries, NDArray[np.bool_]]:
     """(N,) of one kind on the grid, and (N,) whether each is valid there."""
-    kind, xy, offsets = shapely.to_ragged_array(geometries, include_z=False)
+    kind, xy, offsets = _ragged(geometries)
     if not np.isfinite(xy).all():
         raise PredictionError("feature coordinates must be finite, got NaN or infinity")
     # adding 0.0 turns -0.0 into 0.0
@@ -141,6 +141,15 @@ def _rounded(geometries: Geometries, offset: tuple[float, float]) -> tuple[Geome
         valid = star_shaped(xy, offsets[0])
     valid[~valid] = shapely.is_valid(rounded[~valid])
     return rounded, valid
+
+
+def _ragged(geometries: Geometries) -> tuple[shapely.GeometryType, NDArray[np.float64], tuple[NDArray[np.int64], ...]]:
+    """``shapely.to_ragged_array`` in two dimensions; it makes a geometry of every ring, needless without holes."""
+    if shapely.get_type_id(geometries[0]) != _POLYGON or shapely.get_num_interior_rings(geometries).any():
+        kind, xy, offsets = shapely.to_ragged_array(geometries, include_z=False)
+        return kind, xy, offsets
+    starts = np.append(0, np.cumsum(shapely.get_num_coordinates(geometries)))
+    return shapely.GeometryType.POLYGON, shapely.get_coordinates(geometries), (starts, np.arange(len(starts)))
 
 
 def star_shaped(xy: NDArray[np.float64], starts: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -229,7 +238,7 @@ def _sequence_texts(geometries: Geometries) -> list[bytes]:
 
 def _polygon_texts(polygons: Geometries) -> list[bytes]:
     """Polygons and MultiLineStrings: a list of lists of pairs each."""
-    _, xy, (ring_starts, polygon_starts) = shapely.to_ragged_array(polygons, include_z=False)
+    _, xy, (ring_starts, polygon_starts) = _ragged(polygons)
     text, ends = _pairs(xy)
     starts = pairwise(ends[ring_starts].tolist())
     if len(ring_starts) == len(polygon_starts):  # without holes
