@@ -27,8 +27,12 @@ from wsikit.errors import ConfigError, PredictionError
 from wsikit.features import Features
 from wsikit.pipeline.batch import checked_model, run_many
 from wsikit.pipeline.inputs import find_slides
+from wsikit.pipeline.run import run
+from wsikit.predictors import load_predictor
 from wsikit.sinks import SinkContext
+from wsikit.sinks.geojson import GeoJSONSink
 from wsikit.sinks.parquet import ROW_GROUP, ParquetSink, hilbert
+from wsikit.slides import open_slide
 
 OFFSET = dataclasses.replace(CONTEXT, bounds_offset=(100, 50), patient="P 7", tissue_um2=2.5e6)
 PAGE = Path(__file__).parents[2] / "docs" / "parquet.md"
@@ -262,6 +266,23 @@ def test_python_of_the_page_runs(cohort: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=cohort, capture_output=True, text=True, check=True)
     large = [one for one in geojson(cohort / "out" / "b") if one["properties"]["measurements"]["Area um^2"] >= 30]
     assert int(done.stdout.split()[0]) == len(large)
+
+
+def test_the_sample_slide_has_the_same_objects_in_both(cmu: Path, tmp_path: Path) -> None:
+    sinks = GeoJSONSink(tmp_path / "objects.geojson.gz"), ParquetSink(tmp_path / "objects.parquet")
+    with open_slide(cmu) as slide:
+        run(slide, load_predictor("nuclei"), *sinks)
+    texts = {one["id"]: shapely.geometry.shape(one["geometry"]) for one in geojson(tmp_path)}
+    rows = pq.read_table(tmp_path / "objects.parquet", columns=["id", "geometry", "Area um^2"]).to_pydict()
+    assert len(texts) > 3000
+    assert sorted(rows["id"]) == sorted(texts)
+    outlines = shapely.from_wkb(rows["geometry"])
+    assert shapely.equals_exact(outlines, [texts[name] for name in rows["id"]], tolerance=1e-6).all()
+    [(count, area)] = duckdb.execute(
+        'SELECT count(*), sum("Area um^2") FROM read_parquet(?)', [str(sinks[1].path)]
+    ).fetchall()
+    assert count == len(texts)
+    assert area == pytest.approx(sum(rows["Area um^2"]))
 
 
 def test_another_patient_is_another_table(cohort: Path) -> None:
