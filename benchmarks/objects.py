@@ -8,7 +8,7 @@ the features to the sinks, and the overview. Nothing is read and no model runs. 
 Before a time counts, every planted nucleus must have come out once, and without a seam conflict.
 
 Seconds are CPU seconds of that process, so that other work on the machine matters less; memory is its largest resident
-memory. Prints a table, the log-log slopes between neighbouring counts, and as the last line JSON.
+memory. Prints a table, the log-log slopes over all counts and from each to the next, and as the last line JSON.
 """
 
 from __future__ import annotations
@@ -195,13 +195,15 @@ def main() -> None:
         done = subprocess.run([*command, str(count)], check=True, capture_output=True, text=True)
         rows.append(json.loads(done.stdout))
         print(table_row(rows[-1]), flush=True)
-    slopes = {
-        what: [slope([a["objects"], b["objects"]], [a[what], b[what]]) for a, b in pairwise(rows)]
-        for what in ("seconds", "peak_mb")
-    }
-    for what, values in slopes.items():
-        print(f"log-log slope of {what}:", *(f"{value:.3f}" for value in values))
-    print(json.dumps({"rows": rows, "slopes": slopes}))
+    for what in ("seconds", "peak_mb"):
+        steps = [growth(list(pair), what) for pair in pairwise(rows)]
+        print(f"log-log slope of {what}: {growth(rows, what):.3f}; by steps", *(f"{step:.3f}" for step in steps))
+    print(json.dumps({"rows": rows, "slopes": {what: growth(rows, what) for what in ("seconds", "peak_mb")}}))
+
+
+def growth(rows: list[dict[str, Any]], what: str) -> float:
+    """Log-log slope on the number of objects."""
+    return slope([row["objects"] for row in rows], [row[what] for row in rows])
 
 
 def table_row(row: dict[str, Any]) -> str:

@@ -18,13 +18,12 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "objects.py"
 
 @pytest.mark.slow
 def test_time_grows_with_the_objects_and_memory_does_not() -> None:
-    """10^4 to 10^5 planted nuclei through spools, merge, every sink of objects and the overview."""
-    command = [sys.executable, str(SCRIPT), "--counts", "10000", "100000"]
+    """10^4 to 10^6 planted nuclei through spools, merge, GeoJSON and the overview."""
+    command = [sys.executable, str(SCRIPT), "--formats", "geojson"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     slopes = json.loads(done.stdout.splitlines()[-1])["slopes"]
-    assert slopes["seconds"][0] <= 1.05, done.stdout
-    # a band, a row group and the overview's density are smaller or not there at 10^4
-    assert slopes["peak_mb"][0] <= 0.2, done.stdout
+    assert slopes["seconds"] <= 1.05, done.stdout
+    assert slopes["peak_mb"] <= 0.1, done.stdout
 
 
 @pytest.mark.parametrize("parts", [1, 7, 300])
