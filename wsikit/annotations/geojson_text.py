@@ -156,7 +156,7 @@ def star_shaped(xy: NDArray[np.float64], starts: NDArray[np.int64]) -> NDArray[n
     """(N,) of which closed rings the mean corner sees every side, which makes them valid; of most nuclei it does.
 
     Seen from there each side turns the same way, and all of them together once around: no two can cross. A ring that
-    fails may still be valid, and asking GEOS is right, but takes ten times as long.
+    fails may still be valid: GEOS knows, and takes nine times as long.
 
     Args:
         xy: (M, 2) corners of all rings, the first of each repeated as its last.
