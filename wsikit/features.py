@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from wsikit.errors import PredictionError
 from wsikit.geometry import Region
 
 FeatureKind = Literal["detection", "cell", "annotation", "tile", "tmaCore"]
@@ -56,6 +57,20 @@ class Features:
             None if self.locked is None else self.locked[rows],
             None if self.colors is None else self.colors[rows],
         )
+
+    def check(self, labels: int) -> None:
+        """Raise PredictionError unless all columns have N values and label indices are below ``labels``."""
+        count = len(self)
+        for name, values in {"labels": self.labels, **self.measurements}.items():
+            if values.shape != (count,):
+                raise PredictionError(f"features need {count} values of {name!r}, got an array of {values.shape}")
+        if count and not -1 <= self.labels.min() <= self.labels.max() < labels:
+            raise PredictionError(f"feature labels must be -1 (none) or an index below {labels}")
+        if self.nuclei is not None and (self.kind != "cell" or len(self.nuclei) != count):
+            raise PredictionError(f"nuclei go with cells, one each; got {len(self.nuclei)} with {count} {self.kind}s")
+        for what, column in (("names", self.names), ("ids", self.ids), ("locks", self.locked)):
+            if column is not None and len(column) != count:
+                raise PredictionError(f"features need {count} {what}, got {len(column)}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

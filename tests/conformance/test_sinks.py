@@ -13,6 +13,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import shapely
 import zarr
@@ -42,6 +43,7 @@ MAKERS: dict[str, Callable[[Path], Sink]] = {
     "geojson.gz": lambda folder: SINKS.load("geojson.gz")(folder / "objects.geojson.gz"),
     "geojson": lambda folder: SINKS.load("geojson.gz")(folder / "objects.geojson"),
     "geojson.gz split": lambda folder: SINKS.load("geojson.gz")(folder / "objects.geojson.gz", split=2),
+    "parquet": lambda folder: SINKS.load("parquet")(folder / "objects.parquet"),
     "omezarr": lambda folder: SINKS.load("omezarr")(folder / "masks.ome.zarr"),
     "features.zarr": lambda folder: SINKS.load("features.zarr")(folder / "features.zarr"),
     "features.h5": lambda folder: SINKS.load("features.h5")(folder / "features.h5"),
@@ -89,6 +91,8 @@ def _read(folder: Path) -> int:
     if (folder / "features.h5").exists():
         with h5py.File(folder / "features.h5") as file:
             return int(file["features"][:, 0].sum())
+    if (folder / "objects.parquet").exists():
+        return len(pq.read_table(folder / "objects.parquet"))
     if (folder / "masks.ome.zarr").exists():
         image: Any = zarr.open_group(folder / "masks.ome.zarr", mode="r")["labels/classes/0"]
         return int((np.asarray(image[:]) == 1).any(1).sum())

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from shapely.geometry import shape
 
 from tests.conformance.qupath import assert_qupath
-from wsikit.annotations.geojson_text import NAMESPACE, snapped
+from wsikit.annotations.geojson_text import NAMESPACE, snapped, star_shaped
 from wsikit.errors import ConfigError, PredictionError
 from wsikit.features import FeatureKind, Features
 from wsikit.predictions import Label
@@ -349,3 +349,32 @@ def test_another_suffix_is_refused() -> None:
 def test_a_split_of_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="at least 1"):
         GeoJSONSink("objects.geojson", split=0)
+
+
+def rings(*polygons: shapely.Polygon) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    _, xy, (starts, _) = shapely.to_ragged_array(list(polygons))
+    return xy, starts
+
+
+def test_nuclei_are_star_shaped_whichever_way_they_turn() -> None:
+    shapes = discs(200).geometries
+    assert star_shaped(*rings(*shapes, *shapely.reverse(shapes))).all()
+
+
+def test_a_pentagram_turns_one_way_and_is_not_star_shaped() -> None:
+    angle = 2 * np.pi * np.arange(0, 10, 2) / 5
+    pentagram = shapely.Polygon(100 + 10 * np.stack([np.cos(angle), np.sin(angle)], 1))
+    assert star_shaped(*rings(BOX, pentagram, BOX)).tolist() == [True, False, True]
+    assert not shapely.is_valid(pentagram)
+
+
+@settings(max_examples=300)
+@given(
+    corners=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=3, max_size=9),
+    shift=st.sampled_from([0, 0.13, 1e5, 123456.78]),
+)
+def test_what_is_star_shaped_is_valid(corners: list[tuple[int, int]], shift: float) -> None:
+    ring = shapely.Polygon(np.round(np.array(corners) * 0.01 + shift, 2))
+    found = star_shaped(*rings(BOX, ring, BOX)).tolist()
+    assert found[::2] == [True, True]
+    assert not found[1] or shapely.is_valid(ring)

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import orjson
 import shapely
+from isal import igzip
 
 from wsikit.annotations.annotations import KINDS, Annotations, Color, Item, Placement, Written, gather
 from wsikit.annotations.geojson_text import DERIVED, GZIP_LEVEL, NAMESPACE, feature_texts
@@ -76,7 +77,7 @@ class QuPathGeoJSON:
             texts += part
         data = b'{"type":"FeatureCollection","features":[\n' + b",\n".join(texts) + b"\n]}\n"
         # no time in the header: the same bytes every time
-        data = gzip.compress(data, GZIP_LEVEL, mtime=0) if path.name.lower().endswith(".gz") else data
+        data = igzip.compress(data, GZIP_LEVEL, mtime=0) if path.name.lower().endswith(".gz") else data
         return Written(data, tuple(f"{n} x {what}" for what, n in left_out.items() if n))
 
 

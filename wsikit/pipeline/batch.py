@@ -196,6 +196,8 @@ def _predicting(config: RunConfig, predictor: Model, slots: int, out: Path) -> I
 def checked_model(entries: Sequence[SlideEntry], config: RunConfig) -> Model:
     """The model of a run; raises what ``run_many`` does for a configuration that no slide could be run with."""
     sinks = {name: sink_class(name) for name in config.format}
+    for sink in sinks.values():
+        getattr(sink, "check_installed", lambda: None)()
     predictor = load_model(config)
     quality_filter(config)
     refuse_idle(predictor, ((name, sink.takes) for name, sink in sinks.items()))
@@ -215,7 +217,12 @@ def _key(entry: SlideEntry, config: RunConfig, predictor: Model) -> str:
             "source": source_stamp(entry.path),
             "result_version": RESULT_VERSION,
         }
+        | ({"patient": entry.patient} if any(_names_patient(name) for name in config.format) else {})
     )
+
+
+def _names_patient(format_: str) -> bool:
+    return getattr(sink_class(format_), "names_patient", False)
 
 
 def _roi_or_none(entry: SlideEntry, config: RunConfig) -> Path | None:

@@ -37,7 +37,7 @@ BLOCK = 2048
 DRAWN_OUTLINES = 20_000
 """Most objects that the overview shows as outlines; more show as density, made of points."""
 DRAWN_POINTS = 200_000
-"""Most points kept for that; of more objects an even sample."""
+"""Most points kept for that, and for choosing fields; of more objects every second, fourth, ..."""
 
 
 ATTENTION = Label("Attention percentile", (255, 160, 0))
@@ -62,16 +62,29 @@ class Merged:
 
 @dataclass(slots=True)
 class _Gallery:
-    """What the overview needs, gathered while results stream by: points of all objects, outlines while few."""
+    """What the overview needs, gathered while results stream by: outlines while few, an even sample of points."""
 
-    centroids: list[NDArray[np.float32]] = field(default_factory=list)
-    labels: list[NDArray[np.int64]] = field(default_factory=list)
+    centroids: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 2), np.float32))
+    """(N, 2) x, y in level-0 pixels of every ``step``-th object."""
+    labels: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
+    """(N,) of the same objects."""
+    step: int = 1
     outlines: list[NDArray[np.object_]] = field(default_factory=list)
     count: int = 0
     classes: Pixels | None = None
     find: Callable[[Region], Outlines] | None = None
     heat: HeatMap | None = None
     """Of models that score patches and weigh all alike: their classes are drawn."""
+
+    def add(self, centroids: NDArray[np.float64], labels: NDArray[np.int64], outlines: NDArray[np.object_]) -> None:
+        """Take the next objects, in level-0 pixels."""
+        rows = slice(-self.count % self.step, None, self.step)
+        self.centroids = np.concatenate([self.centroids, centroids[rows].astype(np.float32)])
+        self.labels = np.concatenate([self.labels, labels[rows].astype(np.uint8)])
+        self.count += len(labels)
+        while len(self.labels) > DRAWN_POINTS:
+            self.centroids, self.labels, self.step = self.centroids[::2].copy(), self.labels[::2].copy(), 2 * self.step
+        self.outlines = [*self.outlines, outlines] if self.count <= DRAWN_OUTLINES else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +199,7 @@ class _Merge:
             ids.assign(records, origin, int(counts.sum()) + 1)
             counts += np.bincount(records.labels, minlength=len(counts))
             features = self._features(records)
-            self._remember(records, features)
+            self.gallery.add(records.centroids * self.scale, records.labels, features.geometries)
             for sink in self.feature_sinks():
                 sink.write(features)
         plane = self.slide.plane(self.grid.spec.mpp)
@@ -207,13 +220,6 @@ class _Merge:
         scale = self.scale
         moved: NDArray[np.object_] = shapely.transform(geometries, lambda xy: xy * scale)
         return moved
-
-    def _remember(self, records: Records, features: Features) -> None:
-        gallery = self.gallery
-        gallery.centroids.append((records.centroids * self.scale).astype(np.float32))
-        gallery.labels.append(records.labels.astype(np.uint8))
-        gallery.count += len(records)
-        gallery.outlines = [*gallery.outlines, features.geometries] if gallery.count <= DRAWN_OUTLINES else []
 
     def _outlines(self, ids: InstanceIds, region: Region) -> Outlines:
         """Every object that meets a region."""
@@ -270,6 +276,7 @@ def merge(
     sinks: Sequence[Sink],
     overview: Path | None,
     dropped: Set[tuple[int, int]] = frozenset(),
+    patient: str | None = None,
 ) -> Merged:
     """Merge the spools of a slide into its sinks, then draw the overview; sinks commit only when all have succeeded.
 
@@ -292,6 +299,8 @@ def merge(
         overview=picture,
         overview_mpp=mpp,
         levels=slide.levels,
+        patient=patient,
+        tissue_um2=tissue.area_um2,
     )
     embedded = _Embedded.of(slide_id, predictor, grid, spool)
     if embedded is not None:
@@ -391,7 +400,7 @@ def _scene(work: _Merge, slide_id: str, merged: Merged, picture: Pixels, mpp: fl
         boxes = work.embedded.boxes(slide)
         centroids = (boxes[:, :2] + boxes[:, 2:]) / 2
     else:
-        centroids = np.concatenate(gallery.centroids) if gallery.centroids else np.zeros((0, 2), np.float32)
+        centroids = gallery.centroids
     return Scene(
         slide_id=slide_id,
         slide_mpp=slide.mpp,
@@ -402,7 +411,7 @@ def _scene(work: _Merge, slide_id: str, merged: Merged, picture: Pixels, mpp: fl
         mpp=work.grid.spec.mpp,
         labels=work.predictor.labels,
         tissue=work.tissue.polygons(slide),
-        objects=_drawn(gallery, centroids),
+        objects=_drawn(gallery),
         classes=gallery.classes,
         fields=tuple(_fields(work, centroids)),
         counts=merged.objects_per_class,
@@ -414,15 +423,12 @@ def _scene(work: _Merge, slide_id: str, merged: Merged, picture: Pixels, mpp: fl
     )
 
 
-def _drawn(gallery: _Gallery, centroids: NDArray[np.floating]) -> Outlines:
+def _drawn(gallery: _Gallery) -> Outlines:
     """All outlines where they are few enough to be seen, else objects as points."""
-    if not gallery.labels:
-        return Outlines.none()
-    labels = np.concatenate(gallery.labels).astype(np.int64)
+    labels = gallery.labels.astype(np.int64)
     if gallery.outlines:
         return Outlines(np.concatenate(gallery.outlines), labels)
-    step = -(-len(labels) // DRAWN_POINTS)
-    return Outlines(shapely.points(centroids[::step].astype(np.float64)), labels[::step])
+    return Outlines(shapely.points(gallery.centroids.astype(np.float64)), labels)
 
 
 def _fields(work: _Merge, centroids: NDArray[np.floating]) -> Iterator[Field]:

@@ -48,6 +48,8 @@ MAX_OUTLINES = 100_000
 DOT_SIGMA_PX = 1.1
 TINT = 0.4
 """Opacity of the class colours over a score map's slide."""
+STRIP = 128
+"""Rows of the picture that are mixed at once: whole, its sums as 64-bit numbers take 200 MB."""
 SUPERSAMPLING = 3
 """Lines are drawn this many times larger and averaged down. Odd, with odd widths, keeps them centred."""
 
@@ -314,23 +316,34 @@ def _density(image: Image.Image, frame: Frame, objects: Outlines, labels: Sequen
     """Count centroids into the picture's pixels and lay the class colours over it, the denser the more opaque."""
     if not len(objects):
         return
-    xy = np.floor(frame(shapely.get_coordinates(shapely.centroid(objects.geometries)))).astype(np.int64)
+    xy = np.floor(frame(_centroids(objects.geometries))).astype(np.int64)
     x, y = np.clip(xy[:, 0], 0, image.width - 1), np.clip(xy[:, 1], 0, image.height - 1)
     total = np.zeros((image.height, image.width), np.float32)
     color = np.zeros((image.height, image.width, 3), np.float32)
     for index in np.unique(objects.labels):
         mine = objects.labels == index
-        counts = np.bincount(y[mine] * image.width + x[mine], minlength=total.size).reshape(total.shape)
-        smooth = ndimage.gaussian_filter(counts.astype(np.float32), DOT_SIGMA_PX, mode="constant")
+        smooth = np.zeros(total.shape, np.float32)
+        np.add.at(smooth, (y[mine], x[mine]), 1)
+        ndimage.gaussian_filter(smooth, DOT_SIGMA_PX, mode="constant", output=smooth)
         total += smooth
-        color += smooth[..., None] * np.asarray(_color(labels, int(index)), np.float32)
+        for channel, value in enumerate(_color(labels, int(index))):
+            color[..., channel] += smooth * np.float32(value)
     seen = total > 1e-3
     # graded against the densest places: dots that stand alone are as strong as those, and crowds do not saturate
     full = np.quantile(total[seen], 0.98)
-    alpha = np.where(seen, 0.8 * np.minimum(1, total / full) ** 0.7, 0)[..., None]
-    picture = np.asarray(image, np.float32)
-    mixed = picture * (1 - alpha) + alpha * color / np.maximum(total, 1e-9)[..., None]
-    image.paste(Image.fromarray(np.rint(mixed).astype(np.uint8)))
+    for y0 in range(0, image.height, STRIP):
+        rows = slice(y0, y0 + STRIP)
+        alpha = np.where(seen[rows], 0.8 * np.minimum(1, total[rows] / full) ** 0.7, 0)[..., None]
+        picture = np.asarray(image.crop((0, y0, image.width, min(y0 + STRIP, image.height))), np.float32)
+        mixed = picture * (1 - alpha) + alpha * color[rows] / np.maximum(total[rows], 1e-9)[..., None]
+        image.paste(Image.fromarray(np.rint(mixed).astype(np.uint8)), (0, y0))
+
+
+def _centroids(geometries: NDArray[np.object_]) -> NDArray[np.float64]:
+    """(N, 2) x, y; those of points without making points again."""
+    points = (shapely.get_type_id(geometries) == shapely.GeometryType.POINT).all()
+    xy: NDArray[np.float64] = shapely.get_coordinates(geometries if points else shapely.centroid(geometries))
+    return xy
 
 
 def _tint(image: Image.Image, classes: Pixels, labels: Sequence[Label]) -> None:

@@ -157,6 +157,7 @@ def run(
     *sinks: Sink,
     mask: TissueMask | None = None,
     slide_id: str | None = None,
+    patient: str | None = None,
     workers: int = 1,
     batch_size: int | None = None,
     supertile: int | None = None,
@@ -173,6 +174,7 @@ def run(
         sinks: where results go; each becomes visible only when it is complete.
         mask: where to look. By default tissue is found, except that plain images are all tissue.
         slide_id: names the slide in stable feature ids; by default the file's stem.
+        patient: whose slide it is, for sinks that tell.
         workers: threads of this process.
         batch_size: patches per call of ``predict``; by default as many as make 4 megapixels.
         supertile: side in lattice pixels of what a task reads; by default 4096, smaller where that leaves workers
@@ -205,7 +207,16 @@ def run(
             results = list(_counted(_predict(job, parts, workers), len(parts), progress))
         name = slide_id if slide_id is not None else slide.path.stem
         return finish_run(
-            slide, plan, results, sinks, slide_id=name, spool=folder, qc=qc, overview=overview, clock=clock
+            slide,
+            plan,
+            results,
+            sinks,
+            slide_id=name,
+            patient=patient,
+            spool=folder,
+            qc=qc,
+            overview=overview,
+            clock=clock,
         )
 
 
@@ -216,6 +227,7 @@ def finish_run(
     sinks: Sequence[Sink],
     *,
     slide_id: str,
+    patient: str | None,
     spool: Path,
     qc: QualityFilter,
     overview: Path | None,
@@ -239,7 +251,7 @@ def finish_run(
     kept = grid.where(np.array([(column, row) not in dropped for column, row in grid.cells.tolist()], np.bool_))
     bad = tuple(sorted({*tissue.bad, *(tile for result in results for tile in result.bad)}, key=_reading_order))
     with clock("merge"):
-        merged = merge(slide, slide_id, plan.model, kept, tissue, bad, spool, sinks, overview, dropped)
+        merged = merge(slide, slide_id, plan.model, kept, tissue, bad, spool, sinks, overview, dropped, patient)
     return RunReport(
         slide_id=slide_id,
         status="partial" if bad else "complete",

@@ -149,6 +149,7 @@ def finish(task: SlideTask, plan: str) -> Record:
             results,
             make_sinks(task.config, task.folder),
             slide_id=task.entry.slide_id,
+            patient=task.entry.patient,
             spool=task.spool,
             qc=quality_filter(task.config),
             overview=task.folder / OVERVIEW,

@@ -25,6 +25,7 @@ SINKS = Registry(
     "output format",
     [
         ("geojson.gz", "wsikit.sinks.geojson:GeoJSONSink"),
+        ("parquet", "wsikit.sinks.parquet:ParquetSink"),
         ("omezarr", "wsikit.sinks.omezarr:OmeZarrSink"),
         ("features.zarr", "wsikit.sinks.features_zarr:FeaturesZarrSink"),
         ("features.h5", "wsikit.sinks.features_h5:FeaturesH5Sink"),
@@ -80,6 +81,10 @@ class SinkContext:
     """The slide's stored resolutions, finest first."""
     instances: InstanceLayout | None = None
     """For models that embed patches."""
+    patient: str | None = None
+    """From the manifest."""
+    tissue_um2: float | None = None
+    """Area of the tissue that was looked at."""
 
 
 class FeatureSink(Protocol):

@@ -7,7 +7,6 @@ cell, ``nucleusGeometry`` beside ``geometry``, and no null, NaN, ``crs``, Geomet
 
 from __future__ import annotations
 
-import gzip
 import os
 import re
 from collections.abc import Sequence
@@ -15,14 +14,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, ClassVar, Literal
 
+from isal.igzip import IGzipFile
+
 from wsikit.annotations.geojson_text import GZIP_LEVEL, feature_texts
 from wsikit.atomic import output_errors, sync, temporary
-from wsikit.errors import ConfigError, OutputError, PredictionError
+from wsikit.errors import ConfigError, OutputError
 from wsikit.features import Features
 from wsikit.sinks import SinkContext
 
 CHUNK = 4096
 """Features turned to text at once; bounds the memory of ``write`` whatever it is given."""
+BLOCK = 1 << 18
+"""Bytes handed to a file at once: what ISA-L makes of a text depends on where it is cut."""
 
 _HEAD = b'{"type":"FeatureCollection","features":[\n'
 _TAIL = b"\n]}\n"
@@ -33,8 +36,8 @@ class GeoJSONSink:
 
     Coordinates are (x, y) in level-0 pixels of the full plane less ``context.bounds_offset`` (QuPath crops to the
     bounds), rounded to 0.01 px. Outlines that rounding makes invalid are repaired on that grid; a detection, cell or
-    tile stays one Polygon (the largest part), only annotations may be MultiPolygons. The bytes, compressed too, depend
-    only on the features and their order.
+    tile stays one Polygon (the largest part), only annotations may be MultiPolygons. The bytes depend only
+    on the features and their order; gzipped, on the kind of processor too.
 
     Args:
         path: the final path.
@@ -82,7 +85,7 @@ class GeoJSONSink:
     def write(self, features: Features) -> None:
         """Append features."""
         context = self._begun()
-        _check(features, len(context.labels))
+        features.check(len(context.labels))
         for start in range(0, len(features), CHUNK):
             part = features[start : start + CHUNK]
             texts, repaired = feature_texts(
@@ -163,22 +166,27 @@ class _Part:
         self.path = path
         self.count = 0
         self._raw: IO[bytes] = path.open("wb")
-        self._out: IO[bytes] | gzip.GzipFile = self._raw
+        self._out: IO[bytes] | IGzipFile = self._raw
         if ".geojson.gz." in path.name:
             # without name and time in the header: the same bytes every time
-            self._out = gzip.GzipFile("", "wb", GZIP_LEVEL, self._raw, mtime=0)
-        self._out.write(_HEAD)
+            self._out = IGzipFile("", "wb", GZIP_LEVEL, self._raw, mtime=0)
+        self._pending = bytearray(_HEAD)
 
     def append(self, texts: list[bytes]) -> None:
         """Add features; at least one."""
-        self._out.write((b",\n" if self.count else b"") + b",\n".join(texts))
+        self._pending += b",\n" if self.count else b""
+        self._pending += b",\n".join(texts)
         self.count += len(texts)
+        whole = len(self._pending) // BLOCK * BLOCK
+        for start in range(0, whole, BLOCK):
+            self._out.write(self._pending[start : start + BLOCK])
+        del self._pending[:whole]
 
     def finish(self) -> None:
         """Close the collection and flush it to disk; a second call does nothing."""
         if self._raw.closed:
             return
-        self._out.write(_TAIL)
+        self._out.write(self._pending + _TAIL)
         if self._out is not self._raw:
             self._out.close()
         self._raw.flush()
@@ -193,20 +201,3 @@ class _Part:
             with suppress(OSError):
                 stream.close()
         self.path.unlink(missing_ok=True)
-
-
-def _check(features: Features, labels: int) -> None:
-    count = len(features)
-    columns = {"labels": features.labels, **features.measurements}
-    for name, values in columns.items():
-        if values.shape != (count,):
-            raise PredictionError(f"features need {count} values of {name!r}, got an array of {values.shape}")
-    if count and not -1 <= features.labels.min() <= features.labels.max() < labels:
-        raise PredictionError(f"feature labels must be -1 (none) or an index below {labels}")
-    if features.nuclei is not None and (features.kind != "cell" or len(features.nuclei) != count):
-        raise PredictionError(
-            f"nuclei go with cells, one each; got {len(features.nuclei)} with {count} {features.kind}s"
-        )
-    for what, column in (("names", features.names), ("ids", features.ids), ("locks", features.locked)):
-        if column is not None and len(column) != count:
-            raise PredictionError(f"features need {count} {what}, got {len(column)}")
