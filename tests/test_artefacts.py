@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 from skimage.color import hsv2rgb, rgb2hsv
+from skimage.morphology import disk, remove_small_objects
 
-from wsikit.artefacts import Colour, averaged, find_artefacts, find_fold
+from wsikit import artefacts as artefacts_module
+from wsikit.artefacts import Colour, averaged, find_artefacts, find_fold, without_specks
 from wsikit.slides import Pixels, open_slide
 from wsikit.slides.array import array_slide
 from wsikit.tissue import TissueMask, find_tissue
@@ -55,6 +57,30 @@ def tissue_of(pixels: Pixels, mpp: float = MPP) -> TissueMask:
 def mixed(*colours: tuple[int, int, int], side: int = 200) -> Pixels:
     """Squares of 200 px side by side."""
     return np.concatenate([np.full((side, side, 3), colour, np.uint8) for colour in colours], axis=1)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 1.0])
+@pytest.mark.parametrize("largest", [0, 1, 4, 40])
+def test_pieces_up_to_a_size_are_taken_out(share: float, largest: int) -> None:
+    for seed in range(3):
+        mask = np.random.default_rng(seed).random((40, 55)) < share
+        assert np.array_equal(without_specks(mask, largest), remove_small_objects(mask, max_size=largest))
+
+
+@pytest.mark.parametrize("radius", [1, 2, 5, 6])
+def test_what_a_disc_fits_into_is_wide(radius: int) -> None:
+    there = []
+    for seed in range(8):
+        noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(70, 90)), 4)
+        mask = noise > noise.std()
+        # a picture that goes on as it is at its border, long enough for any disc
+        larger = np.pad(mask, 2 * radius, mode="edge")
+        expected = ndimage.binary_opening(larger, disk(radius))[2 * radius : -2 * radius, 2 * radius : -2 * radius]
+        found = artefacts_module._wide(mask, radius)
+        inside = (slice(2 * radius, -2 * radius),) * 2
+        assert np.array_equal(found[inside], expected[inside])
+        there.append(found.any())
+    assert any(there)
 
 
 @given(st.tuples(*[st.floats(0.02, 0.6)] * 3), st.floats(0.5, 2))

@@ -12,7 +12,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
+from skimage.filters import apply_hysteresis_threshold
 
+from wsikit import tissue as tissue_module
 from wsikit.errors import ConfigError, PixelReadError, UnsuitableSlideError
 from wsikit.geometry import Region
 from wsikit.slides import Pixels, Slide, open_slide
@@ -242,6 +245,62 @@ def test_a_disc_of_tissue_is_found() -> None:
     slide, disc = planted()
     found = find_tissue(slide).sample(slide.plane(1.0))
     assert (found & disc).sum() / (found | disc).sum() > 0.95
+
+
+def ragged(seed: int, width: int, height: int, mpp: int) -> Pixels:
+    """Pale and strong tissue with clefts of about 50 um and an outline to match, on glass."""
+    rng = np.random.default_rng(seed)
+
+    def noise(um: int) -> NDArray[np.float64]:
+        """Made as coarse as its smoothing allows, then enlarged."""
+        small = rng.normal(size=(height * mpp // um + 2, width * mpp // um + 2))
+        return ndimage.zoom(ndimage.gaussian_filter(small, 2), um / mpp, order=1)[:height, :width]
+
+    coarse, fine = noise(100), noise(12)
+    shape = coarse / coarse.std() + fine / fine.std() > 0.4
+    colour = np.where((fine > 0)[..., None], PINK, (222, 196, 212))
+    pixels = np.where(shape[..., None], colour, GLASS) + rng.integers(-4, 5, (height, width, 3))
+    return pixels.astype(np.uint8)
+
+
+def test_the_mask_of_a_slide_of_some_mm_is_that_of_the_finest_but_for_its_outline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    side, mpp = 1500, 2
+    same, patches = [], []
+    for seed in range(3):
+        slide = array_slide(ragged(seed, side, side, mpp), mpp)
+        mask = find_tissue(slide)
+        with monkeypatch.context() as finest:
+            finest.setattr(tissue_module, "COARSEST_MPP", mpp)
+            reference = find_tissue(slide)
+        assert reference.mpp < mask.mpp
+        found, true = (m.sample(slide.plane(mpp)) for m in (mask, reference))
+        same.append((found & true).sum() / (found | true).sum())
+        # patches of 64 um, 256 px at 0.25 um, that are half tissue
+        y, x = np.mgrid[0 : side - 32 : 32, 0 : side - 32 : 32].reshape(2, -1)
+        chosen = [m.coverages(x, y, 32, mpp) >= 0.5 for m in (mask, reference)]
+        patches.append((chosen[0] != chosen[1]).sum() / chosen[1].sum())
+    assert np.mean(same) > 0.97
+    assert np.min(same) > 0.96
+    assert np.mean(patches) < 0.03
+
+
+def test_the_mask_of_a_field_has_no_blocks() -> None:
+    slide, disc = planted(4000, 3000, 0.25)
+    mask = find_tissue(slide)
+    assert mask.mpp == pytest.approx(2.0)
+    found = mask.sample(slide.plane(0.25))
+    assert (found ^ disc).sum() * 0.25**2 < 2 * math.pi * 250 * 0.25 * 10
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_pale_pixels_that_join_strong_ones_by_their_sides_are_kept(seed: int) -> None:
+    values = ndimage.gaussian_filter(np.random.default_rng(seed).random((60, 80)), 1.5).astype(np.float32)
+    low, high = np.quantile(values, [0.6, 0.95])
+    expected = apply_hysteresis_threshold(values, low, high)
+    assert 0 < expected.sum() < (values > low).sum()
+    assert np.array_equal(tissue_module._joining(values, low, high), expected)
 
 
 def test_a_blank_slide_has_no_tissue() -> None:

@@ -12,7 +12,7 @@ import shapely
 from numpy.typing import NDArray
 
 from wsikit.annotations import Annotations
-from wsikit.artefacts import find_artefacts
+from wsikit.artefacts import find_artefacts, without_specks
 from wsikit.errors import AnnotationError, ConfigError, PixelReadError, UnsuitableSlideError
 from wsikit.geometry import Region
 from wsikit.limits import Limits
@@ -22,7 +22,7 @@ COARSEST_MPP = 8.0
 """um per pixel of the mask of an ordinary slide: a few million pixels for the largest."""
 FINEST_MPP = 2.0
 """um per pixel of the mask of a small field, so that its outline is not made of blocks."""
-MASK_SIDE = 2048
+MASK_SIDE = 1024
 """Pixels that the longer side of a small slide's mask aims at, between the two resolutions above."""
 SMOOTHING_UM = 8.0
 """Sigma of the Gaussian that the saturation is smoothed with: bridges the gaps between cells."""
@@ -85,10 +85,10 @@ class TissueMask:
         return replace(self, limits=Limits(polygons, slide.mpp), info={**self.info, **(info or {})})
 
     @cached_property
-    def _integral(self) -> NDArray[np.float64]:
-        total = np.zeros((self.array.shape[0] + 1, self.array.shape[1] + 1))
-        total[1:, 1:] = self.array.cumsum(0, dtype=np.float64).cumsum(1)
-        return total
+    def _integral(self) -> NDArray[np.int32]:
+        total = np.zeros((self.array.shape[0] + 1, self.array.shape[1] + 1), np.int32)
+        np.cumsum(self.array, axis=0, dtype=np.int32, out=total[1:, 1:])
+        return np.cumsum(total, axis=1, out=total)
 
     def _integral_at(self, x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.float64]:
         """Tissue area (mask px^2) of [0, x) x [0, y): the integral image is bilinear between its nodes, exactly."""
@@ -283,7 +283,9 @@ def find_tissue(slide: Slide) -> TissueMask:
         readable[int(y0) : int(np.ceil(y1)), int(x0) : int(np.ceil(x1))] = False
     if not readable.any():
         raise PixelReadError(f"{slide.path.name}: no pixel of the slide can be decoded")
-    brightness = float(np.percentile(part.pixels.sum(axis=2, dtype=np.uint16)[readable], 95)) / 3
+    red, green, blue = np.moveaxis(part.pixels, 2, 0)
+    light = np.add(red, green, dtype=np.uint16) + blue
+    brightness = float(np.percentile(light[readable] if part.bad else light, 95)) / 3
     if brightness < DARK:
         raise UnsuitableSlideError(
             f"{slide.path.name} is not a brightfield slide: 95 % of it is darker than {brightness:.0f} of 255",
@@ -304,8 +306,6 @@ def detect(pixels: Pixels, mpp: float) -> tuple[NDArray[np.bool_], dict[str, flo
         mpp: um per pixel, for the smoothing and the area limits.
     """
     from scipy import ndimage
-    from skimage.filters import apply_hysteresis_threshold
-    from skimage.morphology import remove_small_holes, remove_small_objects
 
     artefacts = find_artefacts(pixels, mpp)
     stray = artefacts.pen | artefacts.edge
@@ -318,13 +318,24 @@ def detect(pixels: Pixels, mpp: float) -> tuple[NDArray[np.bool_], dict[str, flo
     # a dark line or nucleus inside tissue is a small hole; ink on tissue is none to be filled
     # what is pale must be so itself: the smoothing alone puts a pale rim round strong tissue
     joined = np.where(saturation > threshold, saturation, np.minimum(saturation, fine))
-    stained = apply_hysteresis_threshold(np.where(stray, 0, joined), min(PALE_SATURATION, threshold), threshold)
-    mask = remove_small_holes(stained, max_size=int(MAX_HOLE_UM2 / mpp**2)) & ~artefacts.pen
-    mask = remove_small_objects(mask, max_size=int(MIN_AREA_UM2 / mpp**2))
+    stained = _joining(np.where(stray, 0, joined), min(PALE_SATURATION, threshold), threshold)
+    mask = ~without_specks(~stained, int(MAX_HOLE_UM2 / mpp**2)) & ~artefacts.pen
+    mask = without_specks(mask, int(MIN_AREA_UM2 / mpp**2))
     info: dict[str, float | str] = {"method": "saturation", "threshold": round(threshold, 4)}
     shares = {"pen": float(artefacts.pen.mean()), "edge": float(artefacts.edge.mean())}
     info |= {name: round(share, 4) for name, share in shares.items()}
     return mask, info | ({"inks": ", ".join(artefacts.inks)} if artefacts.inks else {})
+
+
+def _joining(values: NDArray[np.float32], low: float, high: float) -> NDArray[np.bool_]:
+    """What exceeds ``high``, with what exceeds ``low`` and joins it by its sides."""
+    from scipy import ndimage
+
+    labels, count = ndimage.label(values > low)
+    strong = np.zeros(count + 1, np.bool_)
+    strong[labels[values > high]] = True
+    found: NDArray[np.bool_] = strong[labels]
+    return found
 
 
 def _threshold(saturation: NDArray[np.float32]) -> float:

@@ -21,6 +21,7 @@ from wsikit.config import TileConfig, load_config
 from wsikit.geometry import Region, TileSpec
 from wsikit.pipeline.inputs import find_slides
 from wsikit.pipeline.schedule import bounded, workers
+from wsikit.pipeline.supertile import SlideRef, opened
 from wsikit.pipeline.tile import Cutting, patch_set, tile_many, writer_of
 from wsikit.pipeline.windows import choose_windows
 from wsikit.slides import open_slide
@@ -108,12 +109,19 @@ def pooled(case: Case) -> dict[str, Any]:
 
 
 def scheduled(case: Case) -> dict[str, Any]:
-    """The same through dask, as `wsikit run` schedules its super-tiles; starting dask is not timed."""
+    """The same through dask, as `wsikit run` schedules its super-tiles: a worker opens the slide once, not once a task.
+
+    Starting dask is not timed.
+    """
     with wsikit.open_slide(case.path) as slide, workers(case.threads, processes=False) as client:
         start = time.perf_counter()
         parts = inside(slide, case).supertiles()
-        patches = sum(bounded(client, partial(_density, slide), parts))
+        patches = sum(bounded(client, partial(_density_in, SlideRef.of(slide)), parts))
         return {"patches": patches, "wall": time.perf_counter() - start}
+
+
+def _density_in(slide: SlideRef, part: TileGrid) -> int:
+    return _density(opened(slide), part)
 
 
 def _density(slide: wsikit.Slide, part: TileGrid) -> int:

@@ -18,8 +18,11 @@ from wsikit.errors import ConfigError, OutputError
 from wsikit.geometry import Region
 from wsikit.pipeline import lettering
 from wsikit.pipeline.lettering import elided, nice_length, printable, text_width
+from wsikit.pipeline.merge import OVERVIEW_LEAST, OVERVIEW_SIDE, overview_picture
 from wsikit.pipeline.overview import GAP, LONG_SIDE, Field, Outlines, Scene, choose_fields, draw_overview
 from wsikit.predictions import Label
+from wsikit.slides import Pixels, Slide
+from wsikit.slides.array import ArrayReader
 
 GREEN, RED = (0, 255, 0), (255, 0, 0)
 LABELS = (Label("a", GREEN), Label("b", RED))
@@ -262,3 +265,49 @@ def test_field_of_a_real_slide_shows_the_pixels_of_the_slide(tmp_path: Path) -> 
     item = Scene("cmu", 0.499, size, small, 0.499 * size[1] / 1400, "nuclei", 0.499, LABELS, fields=(field,))
     shown = drawn(item, tmp_path)[GAP : GAP + 760, 2 * GAP + 1048 : 2 * GAP + 1048 + 760]
     assert (shown[:700] == field.pixels[:700]).all()
+
+
+class Pyramid(ArrayReader):
+    """Levels of one grey that take no memory, and which of them were read."""
+
+    def __init__(self, *sizes: tuple[int, int]) -> None:
+        super().__init__([np.broadcast_to(np.uint8(200), (height, width, 3)) for width, height in sizes], 0.25)
+        self.read_levels: set[int] = set()
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        self.read_levels.add(level)
+        return super().read(level, x, y, width, height)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "level", "longest"),
+    [
+        pytest.param([(16384, 8192), (4096, 2048), (1024, 512)], 2, 1024, id="a level as it is"),
+        pytest.param([(8192, 8192), (2048, 2048)], 1, 1024, id="two pixels of a level"),
+        pytest.param([(9000, 12000), (2250, 3000), (562, 750)], 1, 1000, id="three pixels of a level, to the last px"),
+        pytest.param([(6800, 6000), (1700, 1500)], 1, 1400, id="half a level would be too small"),
+        pytest.param([(16384, 8192), (3840, 1920), (960, 480)], 1, 1280, id="a level just too small"),
+        pytest.param([(700, 300), (350, 150)], 0, 700, id="a small slide"),
+        pytest.param([(300, 1399)], 0, 1399, id="one level"),
+    ],
+)
+def test_the_picture_of_a_slide_is_made_of_its_coarsest_level_that_will_do(
+    sizes: list[tuple[int, int]], level: int, longest: int
+) -> None:
+    reader = Pyramid(*sizes)
+    slide = Slide(reader)
+    picture, mpp = overview_picture(slide)
+    assert reader.read_levels == {level}
+    assert max(picture.shape) == longest
+    assert picture.shape[:2] == slide.size_at(mpp)[::-1]
+    assert (picture[:-1, :-1] == 200).all()
+
+
+@given(st.integers(1, 20_000), st.lists(st.sampled_from([2, 3, 4, 5, 7]), max_size=3))
+def test_the_picture_of_any_slide_is_of_the_size_wanted(longest: int, steps: list[int]) -> None:
+    sizes = [(longest, max(1, longest // 16))]
+    for step in steps:
+        sizes.append((max(1, sizes[-1][0] // step), max(1, sizes[-1][1] // step)))
+    picture, _ = overview_picture(Slide(Pyramid(*sizes)))
+    # a level within 2 % of the wish is taken for it
+    assert min(longest, 0.98 * OVERVIEW_LEAST) <= max(picture.shape) <= 1.02 * OVERVIEW_SIDE + 1

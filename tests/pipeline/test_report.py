@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 from xml.etree import ElementTree
 
+import jinja2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -504,3 +505,12 @@ def test_output_folder_that_is_missing_is_an_output_error(tmp_path: Path) -> Non
         write_summary(tmp_path / "missing", [])
     assert caught.value.code == "io_error"
     assert caught.value.remedy
+
+
+def test_the_template_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise AssertionError("compiled again")
+
+    first = write_report(tmp_path, [complete()]).read_bytes()
+    monkeypatch.setattr(jinja2.Environment, "compile", refused)
+    assert write_report(tmp_path, [complete()]).read_bytes() == first

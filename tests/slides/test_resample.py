@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsikit.slides import resample
-from wsikit.slides.resample import area_average
+from wsikit.slides.resample import SUBPIXEL, area_average, source_box
 
 SOURCE = np.random.default_rng(0).integers(0, 256, (90, 110, 3)).astype(np.uint8)
 ratios = st.floats(1.0, 7.0, allow_nan=False)
@@ -126,3 +126,14 @@ def test_half_is_rounded_up() -> None:
     source = np.zeros((2, 2, 3), np.uint8)
     source[0, 0] = 2  # mean 0.5
     assert (area_average(source, (0, 0), 2.0, (0, 0, 1, 1)) == 1).all()
+
+
+@given(st.data(), st.sampled_from([1.0, 2.0, 1.9999999, 2.0000001, 3 * 1.1, 1.28, 11.7028]))
+def test_the_source_box_is_what_the_rounded_edges_cover(data: st.DataObject, ratio: float) -> None:
+    x, y = (data.draw(st.integers(-1000, 100_000)) for _ in range(2))
+    width, height = (data.draw(st.integers(1, 5000)) for _ in range(2))
+    x0, y0, x1, y1 = source_box(ratio, (x, y, width, height))
+    for first, last, low, high in ((x, x + width, x0, x1), (y, y + height, y0, y1)):
+        left, right = (int(np.rint(edge * (ratio * SUBPIXEL))) for edge in (first, last))
+        assert low * SUBPIXEL <= left < (low + 1) * SUBPIXEL
+        assert (high - 1) * SUBPIXEL < right <= high * SUBPIXEL

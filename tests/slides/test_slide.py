@@ -66,6 +66,24 @@ def test_strips_equal_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read.call_count > 5
 
 
+def test_a_resampled_read_of_the_whole_slide_holds_a_few_rows_of_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slide_module, "STRIP_TILES", 3)
+    slide = array_slide(PIXELS, 0.5, tile=(16, 16))
+    with mock.patch.object(slide.reader, "read", wraps=slide.reader.read) as read:
+        slide.read(slide.plane(0.93))
+    boxes = [call.args[1:] for call in read.call_args_list]
+    assert max(height for *_, height in boxes) <= 3 * 16 + 2
+    # nothing is decoded twice but the pixels that two strips share
+    assert sum(height for *_, height in boxes) <= 300 + len(boxes)
+
+
+def test_a_read_up_to_the_border_stays_on_the_slide() -> None:
+    # 400 and 300 px are a whole number of times 1.25: a margin beyond them would copy the whole read once more
+    slide = array_slide(PIXELS, 0.5)
+    with mock.patch.object(slide_module, "_blank", side_effect=AssertionError("read beyond the border")):
+        slide.read(slide.plane(0.625))
+
+
 def test_bad_tiles_of_several_strips_are_listed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     slide = array_slide(PIXELS, 0.5, tile=(64, 64), bad={(0, 1, 1)})
     monkeypatch.setattr(slide_module, "MAX_READ_PIXELS", 5_000)

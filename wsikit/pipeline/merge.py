@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,9 @@ from wsikit.tissue import TissueMask
 
 OVERVIEW_SIDE = 1400
 """Longer side in px of the picture of the whole slide that goes into overview.png and the mask file."""
+OVERVIEW_LEAST = 1000
+"""Such a picture may be this small where it is then a level of the file, or whole pixels of one are averaged: next to
+the finer level that a picture of just the size wanted would be made of, that costs a tenth."""
 BLOCK = 2048
 """Side of the blocks that score maps are merged in where no sink wants another."""
 DRAWN_OUTLINES = 20_000
@@ -314,9 +318,17 @@ def merge(
 
 
 def overview_picture(slide: Slide) -> tuple[Pixels, float]:
-    """(H, W, 3) of the whole slide, at most about 1400 px a side, and its um per pixel."""
-    mpp = slide.resolve(max(slide.mpp, max(slide.width, slide.height) * slide.mpp / OVERVIEW_SIDE))
+    """(H, W, 3) of the whole slide, at most about ``OVERVIEW_SIDE`` px a side, and its um per pixel."""
+    mpp = _overview_mpp(slide)
     return slide.read_partial(slide.plane(mpp)).pixels, mpp
+
+
+def _overview_mpp(slide: Slide) -> float:
+    longest_um = max(slide.width, slide.height) * slide.mpp
+    wanted = longest_um / OVERVIEW_SIDE
+    coarsest = max(level.mpp for level in slide.levels if level.index == 0 or level.mpp * OVERVIEW_LEAST <= longest_um)
+    whole = coarsest * max(1, math.ceil(wanted / coarsest))
+    return slide.resolve(whole if whole * OVERVIEW_LEAST <= longest_um else max(slide.mpp, wanted))
 
 
 def _produces(model: Model) -> type[Prediction] | None:

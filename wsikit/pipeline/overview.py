@@ -11,7 +11,6 @@ they are too small to be seen.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from scipy import ndimage
 from wsikit.atomic import replace_file
 from wsikit.errors import ConfigError
 from wsikit.geometry import Box, Region
+from wsikit.patches.images import encode
 from wsikit.pipeline.heat import Patches, color_bar, draw_patches
 from wsikit.pipeline.lettering import INK, MUTED, PAPER, Color, elided, plate, printable, scale_bar, text_width, write
 from wsikit.predictions import Label
@@ -211,9 +211,8 @@ def draw_overview(scene: Scene, path: Path) -> None:
     slide = _slide_panel(scene)
     sides = _field_side(slide.size, len(scene.fields))
     panels = [_field_panel(scene, item, index, sides) for index, item in enumerate(scene.fields)]
-    buffer = io.BytesIO()
-    _captioned(scene, _arranged(slide, panels)).save(buffer, "PNG", compress_level=6)
-    replace_file(path, buffer.getvalue())
+    image = _captioned(scene, _arranged(slide, panels))
+    replace_file(path, encode(np.asarray(image), "png"))
 
 
 def _slide_panel(scene: Scene) -> Image.Image:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from wsikit.slides import BadTile, Slide
 
 SCHEMA = 1
-RESULT_VERSION = 3
+RESULT_VERSION = 4
 """Raised whenever the same input and parameters would give other results than before; old results are then redone."""
 TRANSIENT = frozenset({"io_error", "no_space", "no_gpu_memory", "internal", "worker_lost", "slide_changed"})
 """Reasons that lie in the machine and not in the slide: such a slide is tried again by the next run."""

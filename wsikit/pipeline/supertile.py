@@ -129,7 +129,7 @@ def _read(job: Job, index: int, grid: TileGrid) -> tuple[_Supertile, Pixels]:
     """Read a super-tile and look at its quality."""
     clock = Clock()
     with clock("read"):
-        slide = job.slide if isinstance(job.slide, Slide) else _opened(job.slide)
+        slide = job.slide if isinstance(job.slide, Slide) else opened(job.slide)
         region = grid.extent()
         part = slide.read_partial(region)
         # those that the extent reads between the windows would make the outcome depend on the super-tile's size
@@ -236,7 +236,7 @@ def _collector(job: Job, grid: TileGrid, bad: list[Box], index: int) -> _Predict
 
 
 @lru_cache(maxsize=4)
-def _opened(ref: SlideRef) -> Slide:
+def opened(ref: SlideRef) -> Slide:
     """A worker keeps its slides open from task to task; an evicted one closes when nobody uses it any more."""
     return open_slide(ref.path, ref.mpp_override, ref.reader)
 

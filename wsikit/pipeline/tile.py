@@ -46,7 +46,7 @@ from wsikit.quality import Quality
 from wsikit.slides import BadTile, Slide, open_slide
 from wsikit.tissue import TissueMask
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 """Raised whenever the same slide and parameters would give other patches than before."""
 ROWS = 256
 """Patches handed to a writer at once."""

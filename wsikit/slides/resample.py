@@ -41,6 +41,26 @@ def area_average(
     return _any_ratio(source, origin, ratio, box)
 
 
+def source_box(ratio: float, box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """The source pixels that a box of the coarser lattice covers, and none that its rounded edges leave out.
+
+    One more at the slide's border would lie outside it, and all that is read there be copied beside background.
+
+    Args:
+        ratio: source pixels per output pixel.
+        box: x, y, width, height of the output in its own lattice.
+
+    Returns:
+        x0, y0, x1, y1 in pixels of the level; x1 and y1 are past the last.
+
+    >>> source_box(1.9999999, (3, 0, 3, 2))
+    (6, 0, 12, 4)
+    """
+    x, y, width, height = box
+    left, top, right, bottom = (round(edge * (ratio * SUBPIXEL)) for edge in (x, y, x + width, y + height))
+    return left // SUBPIXEL, top // SUBPIXEL, -(-right // SUBPIXEL), -(-bottom // SUBPIXEL)
+
+
 def _whole_ratio(
     source: NDArray[np.uint8], origin: tuple[int, int], ratio: int, box: tuple[int, int, int, int]
 ) -> NDArray[np.uint8]:

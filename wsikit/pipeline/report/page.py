@@ -13,7 +13,7 @@ import importlib.resources
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -73,18 +73,14 @@ def write_report(
     slides = [SlideFacts.of(record) for record in records]
     path = out_dir / "report.html"
     script = _source("report.js")
-    chunks = (
-        _environment()
-        .from_string(_source("report.html"))
-        .generate(
-            title=title or _title(slides),
-            run=run or RunFacts(),
-            style=Markup(_source("report.css")),  # files of this package
-            script=Markup(script),
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            views=_views(out_dir, slides),
-            **_cohort(slides),
-        )
+    chunks = _template().generate(
+        title=title or _title(slides),
+        run=run or RunFacts(),
+        style=Markup(_source("report.css")),  # files of this package
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        views=_views(out_dir, slides),
+        **_cohort(slides),
     )
     replace_file(path, (chunk.encode() for chunk in chunks))
     return path
@@ -157,6 +153,12 @@ def _distinct(values: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         if value and value not in found:
             found.append(value)
     return found
+
+
+@cache
+def _template() -> jinja2.Template:
+    """The page, compiled once: that costs more than filling it."""
+    return _environment().from_string(_source("report.html"))
 
 
 def _environment() -> jinja2.Environment:
