@@ -98,6 +98,13 @@ def per_task(workers: Workers, task: Any, processes: dict[str, list[psutil.Proce
     return {kind: round(1000 * seconds / count, 3) for kind, seconds in figures.items()}
 
 
+def idle(processes: dict[str, list[psutil.Process]], seconds: float = 10) -> dict[str, float]:
+    """Milliseconds of the processors in a second without tasks, for each kind of process."""
+    before = spent(processes)
+    time.sleep(seconds)
+    return {kind: round(1000 * (used - before[kind]) / seconds, 1) for kind, used in spent(processes).items()}
+
+
 def waiting_kb(workers: Workers, task: Any, processes: dict[str, list[psutil.Process]], count: int) -> dict[str, float]:
     """Kilobytes that a task takes while it waits."""
     blocked = [workers.submit(time.sleep, 600) for _ in range(workers.slots)]
@@ -124,14 +131,18 @@ def main() -> None:
         with open_workers(address, slots=1) as workers:
             while workers.slots < arguments.workers:
                 time.sleep(0.1)
-            cost = per_task(workers, task, processes, arguments.tasks)
+            # first: later there is memory to use again
             memory = waiting_kb(workers, task, processes, arguments.waiting)
+            cost = per_task(workers, task, processes, arguments.tasks)
+            resting = idle(processes)
     sizes = {"task_bytes": len(dumps((task, (0,)))), "result_bytes": len(dumps(task(0)))}
     for kind, milliseconds in cost.items():
         print(f"{kind:10} {milliseconds:8.3f} ms a task")
+    for kind, milliseconds in resting.items():
+        print(f"{kind:10} {milliseconds:8.1f} ms a second without tasks")
     for kind, kilobytes in memory.items():
         print(f"{kind:10} {kilobytes:8.1f} kB a task that waits")
-    print(json.dumps({"ms": cost, "waiting_kb": memory} | sizes))
+    print(json.dumps({"ms": cost, "idle_ms": resting, "waiting_kb": memory} | sizes))
 
 
 if __name__ == "__main__":
