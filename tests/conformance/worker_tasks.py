@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -104,27 +106,23 @@ def wrap_too_much() -> None:
 def fork_and_die() -> None:
     """Leave a process behind that holds all that this one has open."""
     if os.fork() == 0:
-        time.sleep(20)
+        time.sleep(40)  # longer than a test waits
         os._exit(0)
     os._exit(7)
 
 
 def give_lock() -> Any:
-    import threading
-
     return threading.Lock()
 
 
 _KEPT: list[bytes] = []
 
 
-def keep(size: int) -> int:
-    """Hold on to memory after the task, and say who does."""
-    _KEPT.append(b"\1" * size)
+def keep_later(size: int) -> int:
+    """Leave a thread behind that takes memory soon after the task, and say whose it will be."""
+    threading.Timer(0.5, lambda: _KEPT.append(b"\1" * size)).start()
     return os.getpid()
 
 
 def core_limit() -> tuple[int, int]:
-    import resource
-
     return resource.getrlimit(resource.RLIMIT_CORE)

@@ -1,4 +1,4 @@
-"""What kills, hangs or swells a child costs its task; the other tasks, the parent and its descriptors stay as they are."""
+"""What kills, hangs or swells a child costs its task; other tasks, the parent and its descriptors stay as they are."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 
 from tests.conformance import worker_tasks as tasks
 from wsikit.errors import ConfigError, PluginError, WorkerError, WsikitError
-from wsikit.pipeline.workers import bounded, children
+from wsikit.pipeline.workers import bounded, children, process
 from wsikit.pipeline.workers.children import ChildWorkers
 
 SECONDS = 30.0
@@ -43,6 +43,13 @@ def eventually(holds: Callable[[], bool], seconds: float = SECONDS) -> bool:
     while not holds() and time.monotonic() < deadline:
         time.sleep(0.02)
     return holds()
+
+
+def lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def kill_self(number: int) -> None:
@@ -134,8 +141,8 @@ def test_a_child_that_dies_between_tasks_costs_none() -> None:
 
 def test_memory_that_a_task_left_behind_is_not_blamed_on_the_next() -> None:
     with ChildWorkers(1, memory=MEMORY) as workers:
-        first = workers.submit(tasks.keep, MEMORY).result(SECONDS)
-        assert eventually(lambda: not psutil.pid_exists(first) or psutil.Process(first).status() == "zombie")
+        first = workers.submit(tasks.keep_later, MEMORY).result(SECONDS)
+        assert eventually(lambda: not lives(first))
         assert workers.submit(tasks.pid).result(SECONDS) != first
 
 
@@ -184,12 +191,34 @@ def test_stopping_while_children_start_leaves_no_process() -> None:
         assert all(future.done() for future in futures)
 
 
+def test_a_process_that_no_signal_ends_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It waits for a disk, say; here no signal is sent."""
+    workers = ChildWorkers(1)
+    pids = [workers.submit(tasks.pid).result(SECONDS)]
+    with monkeypatch.context() as deaf:
+        deaf.setattr(subprocess.Popen, "send_signal", lambda *_: None)
+        error = workers.submit(tasks.hang, seconds=1.0).exception(SECONDS)
+        pids.append(workers.submit(tasks.pid).result(SECONDS))
+        second = workers.submit(tasks.hang_after, tmp_path / "second")
+        begun = tasks.wait_for(tmp_path / "second", SECONDS) and time.monotonic()
+        workers.stop()
+        took = time.monotonic() - begun
+    for left in map(psutil.Process, pids):
+        left.kill()
+        left.wait(SECONDS)
+    assert isinstance(error, WorkerError)
+    assert error.code == "worker_timeout"
+    assert took < 15
+    with pytest.raises(CancelledError):
+        second.result(SECONDS)
+
+
 SCRIPT = """
 import sys
 from pathlib import Path
 from wsikit.pipeline.workers.children import ChildWorkers
 
-sys.path.append({root!r})
+sys.path.insert(0, {root!r})
 from tests.conformance.worker_tasks import hang_after
 
 workers = ChildWorkers(2)
@@ -208,14 +237,7 @@ def test_children_end_with_a_parent_that_is_killed_also_where_they_hang(tmp_path
         pids = [int(name.read_text()) for name in names if eventually(lambda name=name: bool(name.read_text()))]
         assert all(map(psutil.pid_exists, pids))
         parent.kill()
-    assert eventually(lambda: not any(map(_lives, pids)), seconds=2)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    assert eventually(lambda: not any(map(lives, pids)), seconds=2)
 
 
 UNGUARDED = """
@@ -253,8 +275,9 @@ def test_a_script_needs_no_guard(tmp_path: Path) -> None:
     ("code", "says"), [("raise SystemExit(5)", "exit status 5"), ("import time; time.sleep(60)", "0.3 s")]
 )
 def test_children_that_do_not_start_are_given_up(monkeypatch: pytest.MonkeyPatch, code: str, says: str) -> None:
-    monkeypatch.setattr(children, "CHILD", code)
-    monkeypatch.setattr(children, "START_SECONDS", 0.3)
+    monkeypatch.setattr(process, "CHILD", code)
+    if "sleep" in code:
+        monkeypatch.setattr(process, "START_SECONDS", 0.3)
     with ChildWorkers(2) as workers:
         for _, future in bounded(workers, tasks.square, range(20)):
             with pytest.raises(ConfigError, match=says):
@@ -263,17 +286,17 @@ def test_children_that_do_not_start_are_given_up(monkeypatch: pytest.MonkeyPatch
 
 
 def test_nothing_leaks_over_tasks_and_crashes() -> None:
-    process = psutil.Process()
+    this = psutil.Process()
     with ChildWorkers(1) as workers:
         workers.submit(tasks.square, 1).result(SECONDS)
-    before = process.num_fds(), process.num_threads(), len(own_children())
+    before = this.num_fds(), this.num_threads(), len(own_children())
     with ChildWorkers(2) as workers:
         for _, future in bounded(workers, tasks.square, range(200)):
             future.result()
         crashed = [future.exception() for _, future in bounded(workers, os._exit, [3] * 20)]
         assert [type(error) for error in crashed] == [WorkerError] * 20
         assert workers.submit(tasks.square, 3).result(SECONDS) == 9
-    assert (process.num_fds(), process.num_threads(), len(own_children())) == before
+    assert (this.num_fds(), this.num_threads(), len(own_children())) == before
 
 
 def test_gpus_are_dealt_out_one_to_a_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ from wsikit.errors import WorkerError, WsikitError
 from wsikit.predictors.files import dumps, loads
 
 _HEADER = struct.Struct("<q")
+_SHORT = 1 << 16
+"""Bytes that are sent and received at once."""
 _SET_DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG of Linux's <sys/prctl.h>."""
 _LOOK = 0.5
@@ -43,28 +45,37 @@ class RemoteTraceback(Exception):
 
 def send(connection: socket.socket, message: bytes) -> None:
     """Raises OSError where the other end is gone."""
-    connection.sendall(_HEADER.pack(len(message)))
-    connection.sendall(message)
+    header = _HEADER.pack(len(message))
+    if len(message) < _SHORT:
+        connection.sendall(header + message)
+    else:
+        connection.sendall(header)
+        connection.sendall(message)
 
 
 def receive(connection: socket.socket) -> bytearray | None:
-    """The next message; None where the other end is gone, in the middle of one too."""
-    header = _receive_bytes(connection, _HEADER.size)
-    return None if header is None else _receive_bytes(connection, *_HEADER.unpack(header))
+    """The next message; None where the other end is gone, in the middle of one too.
 
-
-def _receive_bytes(connection: socket.socket, count: int) -> bytearray | None:
-    data = bytearray(count)
-    rest = memoryview(data)
-    while rest:
-        try:
-            got = connection.recv_into(rest)
-        except ConnectionError:
-            return None
-        if not got:
-            return None
-        rest = rest[got:]
-    return data
+    A short one takes one call: in a process of many threads each may have to wait its turn. What is read is of one
+    message, since each end waits for the other's.
+    """
+    start = bytearray()
+    try:
+        while len(start) < _HEADER.size:
+            if not (got := connection.recv(_SHORT)):
+                return None
+            start += got
+        message = bytearray(*_HEADER.unpack_from(start))
+        have = len(start) - _HEADER.size
+        message[:have] = start[_HEADER.size :]
+        rest = memoryview(message)[have:]
+        while rest:
+            if not (count := connection.recv_into(rest)):
+                return None
+            rest = rest[count:]
+    except ConnectionError:
+        return None
+    return message
 
 
 def serve(descriptor: int, trace: int, parent: int) -> None:

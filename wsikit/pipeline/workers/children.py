@@ -7,40 +7,28 @@ that no ``if __name__ == "__main__":`` is needed; what that script defines goes 
 
 from __future__ import annotations
 
-import math
 import os
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
-from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from wsikit.errors import ConfigError, PluginError, WorkerError
 from wsikit.pipeline.schedule import KEPT_BYTES
-from wsikit.pipeline.workers.child import RemoteTraceback, outcome, receive, send
+from wsikit.pipeline.workers.process import END_SECONDS, Child, Task
 from wsikit.predictors.files import dumps
 
 Result = TypeVar("Result")
 
 TICK = 0.25
 """Seconds between two looks at a child's time and memory. What it grows by meanwhile is not noticed."""
-START_SECONDS = 120.0
-"""Longest that a child may take to start. On a quiet machine it takes 0.2 s."""
 FIRST_TRIES, LATER_TRIES = 3, 60
 """Children that may fail to start one after another, before any did start and afterwards (a second apart)."""
-END_SECONDS = 5.0
-"""Longest to wait for a process that was killed: one that waits for a disk ends when the disk answers."""
-CHILD = "import sys; sys.path[:] = {path}; from wsikit.pipeline.workers.child import serve; serve({numbers})"
 POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 """What sizes the thread pools of numerical libraries, torch's too."""
 
@@ -69,13 +57,13 @@ class ChildWorkers:
         self.slots = slots
         self._memory = memory
         self._changed = threading.Condition()
-        self._queues: dict[bool, deque[_Task]] = {True: deque(), False: deque()}
+        self._queues: dict[bool, deque[Task]] = {True: deque(), False: deque()}
         """Tasks for a GPU, and the others."""
         self._unused = _slots(slots, gpus)
         self._has_gpus = bool(gpus)
         self._idle: set[_Slot] = set()
         self._threads: list[threading.Thread] = []
-        self._children: set[_Child] = set()
+        self._children: set[Child] = set()
         self._any_started = False
         self._broken: str | None = None
         self._stopped = threading.Event()
@@ -86,7 +74,7 @@ class ChildWorkers:
         """See ``Workers.submit``. It raises ConfigError where no child can be started."""
         future: Future[Result] = Future()
         try:
-            task = _Task(dumps((function, args)), seconds, future)
+            task = Task(dumps((function, args)), seconds, future)
         except PluginError as error:
             future.set_exception(error)
             return future
@@ -102,16 +90,17 @@ class ChildWorkers:
         return future
 
     def stop(self) -> None:
-        """See ``Workers.stop``."""
+        """See ``Workers.stop``. What the kernel cannot end, a process that waits for a dead disk, is left behind."""
         self._stopped.set()
         self._refuse_all()
         with self._changed:
             children, threads = list(self._children), list(self._threads)
         for child in children:
             child.kill()
+        deadline = time.monotonic() + 3 * END_SECONDS
         for thread in threads:
             if thread is not threading.current_thread():  # a future's callback may stop us
-                thread.join(END_SECONDS)
+                thread.join(max(0.0, deadline - time.monotonic()))
 
     def __enter__(self) -> Self:
         return self
@@ -153,8 +142,8 @@ class ChildWorkers:
         """The life of a slot: tasks, one after the other, each in a child that is alive."""
         # children are born with them blocked: none of them dies of a Ctrl-C while Python starts
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
-        child = self._started(slot)
-        while child and (task := self._take(slot)):
+        child, task = self._started(slot), None
+        while child and (task := task or self._take(slot)):
             while child and not child.begin(task):  # it died when it had nothing to do
                 self._discard(child)
                 child = self._started(slot)
@@ -163,29 +152,35 @@ class ChildWorkers:
                 break
             result, error = child.finish()
             lost = isinstance(error, WorkerError)
+            after = None if lost else self._next(slot)
+            if after:
+                child.send(after)  # it should not wait for what is done with the result
+            self._settle(task.future, result, error)
+            task = after
+            del result, error, after
             if lost:
                 self._discard(child)
-            else:
-                with self._changed:
-                    self._idle.add(slot)
-            self._settle(task.future, result, error)
-            del task, result, error
-            if lost:
                 child = self._started(slot)
         if child:
             self._discard(child)
 
-    def _take(self, slot: _Slot) -> _Task | None:
+    def _take(self, slot: _Slot) -> Task | None:
         """The next task of a slot; None where there will be none."""
         with self._changed:
-            self._idle.add(slot)
-            while not self._over:
-                queue = next((self._queues[gpu] for gpu in slot.takes if self._queues[gpu]), None)
-                if queue is None:
-                    self._changed.wait()
-                elif (task := queue.popleft()).future.set_running_or_notify_cancel():
+            while (task := self._next(slot)) is None and not self._over:
+                self._changed.wait()
+        return task
+
+    def _next(self, slot: _Slot) -> Task | None:
+        """The next task of a slot if there is one now; it counts as idle where there is none."""
+        with self._changed:
+            while not self._over and (
+                queue := next((self._queues[gpu] for gpu in slot.takes if self._queues[gpu]), None)
+            ):
+                if (task := queue.popleft()).future.set_running_or_notify_cancel():
                     self._idle.discard(slot)
                     return task
+            self._idle.add(slot)
         return None
 
     def _settle(self, future: Future[Any], result: Any, error: BaseException | None) -> None:
@@ -194,7 +189,7 @@ class ChildWorkers:
         else:
             future.set_exception(CancelledError() if self._stopped.is_set() else error)
 
-    def _started(self, slot: _Slot) -> _Child | None:
+    def _started(self, slot: _Slot) -> Child | None:
         """A child that is ready; None where the work is over, also because no child starts."""
         tries = 0
         while not self._over:
@@ -210,10 +205,10 @@ class ChildWorkers:
                 self._stopped.wait(1.0)
         return None
 
-    def _try_start(self, slot: _Slot) -> tuple[_Child | None, str]:
+    def _try_start(self, slot: _Slot) -> tuple[Child | None, str]:
         """A child, or why there is none."""
         try:
-            child = _Child(slot.environment(self.slots))
+            child = Child(slot.environment(self.slots))
         except OSError as error:
             return None, str(error)
         with self._changed:
@@ -226,7 +221,7 @@ class ChildWorkers:
         self._discard(child)
         return None, why
 
-    def _discard(self, child: _Child) -> None:
+    def _discard(self, child: Child) -> None:
         child.close()
         with self._changed:
             self._children.discard(child)
@@ -241,7 +236,7 @@ class ChildWorkers:
         for task in tasks:
             self._refuse(task)
 
-    def _refuse(self, task: _Task) -> None:
+    def _refuse(self, task: Task) -> None:
         if task.future.running() or task.future.set_running_or_notify_cancel():
             task.future.set_exception(CancelledError() if self._stopped.is_set() else self._no_start())
 
@@ -250,13 +245,6 @@ class ChildWorkers:
             f"worker processes do not start: {self._broken}",
             remedy="see what they wrote on stderr; --cluster threads needs no processes",
         )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Task:
-    data: bytes
-    seconds: float | None
-    future: Future[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,130 +292,3 @@ def _cuda_name(gpu: int) -> str:
             remedy="count them from 0; `nvidia-smi -L` lists them",
         )
     return str(gpu) if names is None else names[gpu]
-
-
-class _Child:
-    """One process, and the task that it is at."""
-
-    def __init__(self, environment: dict[str, str]) -> None:
-        self._lock = threading.Lock()
-        self._deadline = time.monotonic() + START_SECONDS
-        self._seconds = START_SECONDS
-        self._fate: WorkerError | None = None
-        """Why it was killed."""
-        with ExitStack() as undo:
-            self._trace = undo.enter_context(tempfile.TemporaryFile())
-            self._socket, theirs = socket.socketpair()
-            undo.enter_context(self._socket)
-            with theirs:
-                numbers = (theirs.fileno(), self._trace.fileno())
-                path = [str(folder or Path.cwd()) for folder in sys.path]
-                code = CHILD.format(path=path, numbers=", ".join(map(str, (*numbers, os.getpid()))))
-                self._process = subprocess.Popen(
-                    # -P: nothing of the current folder is imported before the path is set; -u: what it prints is seen,
-                    # however it ends
-                    [sys.executable, "-P", "-u", "-c", code],
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=numbers,
-                    env=environment,
-                )
-            undo.pop_all()
-
-    def is_ready(self) -> bool:
-        """Wait until it is; False where it died."""
-        message = receive(self._socket)
-        self._end_of_task()
-        return message is not None
-
-    def begin(self, task: _Task) -> bool:
-        """Send a task; False where the process is gone, and the task did not start."""
-        with self._lock:
-            if self._fate is not None or self._process.poll() is not None:
-                return False
-            self._seconds = math.inf if task.seconds is None else task.seconds
-            self._deadline = time.monotonic() + self._seconds
-        with suppress(OSError):  # it died of reading it: ``finish`` tells how
-            send(self._socket, task.data)
-        return True
-
-    def finish(self) -> tuple[Any, BaseException | None]:
-        """(result, error) of the task."""
-        try:
-            message = receive(self._socket)
-        except (MemoryError, ValueError) as error:
-            return None, WorkerError(f"its answer has no room or no sensible length: {error}", code="worker_crash")
-        self._end_of_task()
-        return (None, self.death()) if message is None else outcome(message)
-
-    def _end_of_task(self) -> None:
-        with self._lock:
-            self._deadline = math.inf
-
-    def look(self, memory: int | None) -> None:
-        """Kill it where it takes too long or too much memory. Between tasks nobody is blamed."""
-        with self._lock:
-            if self._fate is not None:
-                self._process.kill()
-            elif self._process.poll() is not None:
-                self._hang_up()
-            elif time.monotonic() > self._deadline:
-                self._abort("worker_timeout", f"the task took longer than {self._seconds:g} s and was stopped")
-            elif memory is not None and (used := self._resident()) > memory:
-                said = f"its process took {used >> 20} MB, the most is {memory >> 20} MB, and was stopped"
-                self._abort("worker_memory", said)
-
-    def _resident(self) -> int:
-        import psutil
-
-        with suppress(psutil.NoSuchProcess):
-            return int(psutil.Process(self._process.pid).memory_info().rss)
-        return 0
-
-    def _abort(self, code: str, said: str) -> None:
-        """By a signal on which it tells where it is; it is killed at the next look where that is not enough."""
-        self._fate = WorkerError(said, code=code)
-        self._process.send_signal(signal.SIGABRT)
-
-    def _hang_up(self) -> None:
-        """A process that the dead one forked may hold its end of the socket: whoever waits for it is told."""
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-
-    def kill(self) -> None:
-        """End it now and reap it."""
-        self._process.kill()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(END_SECONDS)
-        self._hang_up()
-
-    def death(self) -> WorkerError:
-        """How it died."""
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(END_SECONDS)
-        status = self._process.poll()
-        error = self._fate or _death(status)
-        self._trace.seek(0)
-        if text := self._trace.read().decode(errors="replace").strip():
-            error.__cause__ = RemoteTraceback(text)
-        return error
-
-    def close(self) -> None:
-        """Kill it and give back what this process holds of it."""
-        self.kill()
-        self._socket.close()
-        self._trace.close()
-
-
-def _death(status: int | None) -> WorkerError:
-    if status is None:
-        return WorkerError("its process closed the connection", code="worker_crash")
-    if status == -signal.SIGKILL:
-        said = "its process was killed (SIGKILL), which the system does where memory runs out"
-        return WorkerError(said, code="worker_memory")
-    how = _signal_name(-status) if status < 0 else f"exit status {status}"
-    return WorkerError(f"its process died ({how})", code="worker_crash")
-
-
-def _signal_name(number: int) -> str:
-    known = {known.value: known.name for known in signal.Signals}
-    return known.get(number, f"signal {number}")
