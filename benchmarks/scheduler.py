@@ -2,10 +2,10 @@
 
     python benchmarks/scheduler.py [--tasks 2000] [--waiting 5000] [--workers 2]
 
-A scheduler and workers run on loopback, each a process of its own. First tasks that do nothing but carry what a
+A scheduler and workers run on loopback, each a process of its own. First tasks are queued behind others that block, and
+what scheduler and client grow by is the memory of one that waits. Then tasks that do nothing but carry what a
 super-tile's do (the job, its windows; what it tells the caller) pass through ``DaskWorkers``, as ``bounded`` hands them
-out. Processor seconds are those of the processes themselves, so that what else runs here counts little. Then more tasks
-than there are workers are queued, and what scheduler and client grow by is the memory of one that waits. Prints a table
+out. Processor seconds are those of the processes themselves, so that what else runs here counts little. Prints a table
 and, as the last line, JSON.
 """
 
@@ -77,6 +77,15 @@ def started(count: int) -> Iterator[tuple[str, dict[str, list[psutil.Process]]]]
         yield address, {"scheduler": [scheduler], "client": [psutil.Process()], "workers": workers}
 
 
+@contextmanager
+def all_of(address: str, count: int) -> Iterator[Workers]:
+    """Workers of a scheduler, as soon as all are there."""
+    with open_workers(address, slots=1) as workers:
+        while workers.slots < count:
+            time.sleep(0.1)
+        yield workers
+
+
 def spent(processes: dict[str, list[psutil.Process]]) -> dict[str, float]:
     """Processor seconds of each kind, and of the workers' children."""
     members = processes | {"children": [child for worker in processes["workers"] for child in worker.children()]}
@@ -98,15 +107,20 @@ def per_task(workers: Workers, task: Any, processes: dict[str, list[psutil.Proce
     return {kind: round(1000 * seconds / count, 3) for kind, seconds in figures.items()}
 
 
+def idle(processes: dict[str, list[psutil.Process]], seconds: float = 10) -> dict[str, float]:
+    """Milliseconds of the processors in a second without tasks, for each kind of process."""
+    before = spent(processes)
+    time.sleep(seconds)
+    return {kind: round(1000 * (used - before[kind]) / seconds, 1) for kind, used in spent(processes).items()}
+
+
 def waiting_kb(workers: Workers, task: Any, processes: dict[str, list[psutil.Process]], count: int) -> dict[str, float]:
     """Kilobytes that a task takes while it waits."""
     blocked = [workers.submit(time.sleep, 600) for _ in range(workers.slots)]
     sizes = {kind: processes[kind][0].memory_info().rss for kind in ("scheduler", "client")}
     futures = [workers.submit(task, number) for number in range(count)]
     time.sleep(5)
-    grown = {
-        kind: round((processes[kind][0].memory_info().rss - size) / count / 1024, 1) for kind, size in sizes.items()
-    }
+    grown = {kind: processes[kind][0].memory_info().rss - size for kind, size in sizes.items()}
     for future in [*futures, *blocked]:
         future.cancel()
     return {kind: round(size / count / 1024, 1) for kind, size in grown.items()}
@@ -121,17 +135,20 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, started(arguments.workers) as (address, processes):
         task = partial(nothing, *a_task(Path(folder)))
-        with open_workers(address, slots=1) as workers:
-            while workers.slots < arguments.workers:
-                time.sleep(0.1)
-            cost = per_task(workers, task, processes, arguments.tasks)
+        # memory first: later there is some to use again. Leaving ends the tasks that block.
+        with all_of(address, arguments.workers) as workers:
             memory = waiting_kb(workers, task, processes, arguments.waiting)
+        with all_of(address, arguments.workers) as workers:
+            cost = per_task(workers, task, processes, arguments.tasks)
+            resting = idle(processes)
     sizes = {"task_bytes": len(dumps((task, (0,)))), "result_bytes": len(dumps(task(0)))}
     for kind, milliseconds in cost.items():
         print(f"{kind:10} {milliseconds:8.3f} ms a task")
+    for kind, milliseconds in resting.items():
+        print(f"{kind:10} {milliseconds:8.1f} ms a second without tasks")
     for kind, kilobytes in memory.items():
         print(f"{kind:10} {kilobytes:8.1f} kB a task that waits")
-    print(json.dumps({"ms": cost, "waiting_kb": memory} | sizes))
+    print(json.dumps({"ms": cost, "idle_ms": resting, "waiting_kb": memory} | sizes))
 
 
 if __name__ == "__main__":
