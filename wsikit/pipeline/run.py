@@ -19,6 +19,7 @@ from wsikit.pipeline.busy import Busy, Clock
 from wsikit.pipeline.merge import Merged, merge
 from wsikit.pipeline.schedule import bounded, slots
 from wsikit.pipeline.schedule import workers as local_workers
+from wsikit.pipeline.stamps import size_on_disk
 from wsikit.pipeline.supertile import Job, SlideRef, TaskResult, peak_rss_mb, predict_supertile, predict_supertiles
 from wsikit.predictions import BagPredictor, Encoder, Model, Predictor
 from wsikit.predictors.files import dumps
@@ -293,8 +294,3 @@ def written_by(sink: Sink) -> tuple[Path, ...]:
     """What a sink has committed: its path, or the parts that it was split into."""
     paths: tuple[Path, ...] = getattr(sink, "paths", ())
     return paths or (sink.path,)
-
-
-def size_on_disk(path: Path) -> int:
-    """Bytes of a file, or of all files of a folder."""
-    return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
