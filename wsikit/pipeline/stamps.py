@@ -51,7 +51,7 @@ def output_facts(path: Path) -> dict[str, Any]:
 
     Raises OSError.
     """
-    if path.is_file():
+    if not path.is_dir():
         return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
     files = sorted(_files(path))
     with ThreadPoolExecutor(THREADS) as pool:
