@@ -157,11 +157,37 @@ def test_a_lease_that_was_taken_for_the_dead_one_is_given_back(tmp_path: Path, d
     assert dead is not None
     slow = Lease(tmp_path, "", Stop())
     with Lease(tmp_path, "", Stop()) as fast:
-        slow._set_aside(dead)
+        slow._set_aside(tmp_path / NAME, dead)
         found = find(tmp_path / NAME)
         assert found is not None
         assert found.holder == fast.holder
         assert [path.name for path in tmp_path.iterdir()] == [NAME]
+
+
+def test_a_claim_on_a_dead_lease_is_left_alone_while_its_maker_lives_and_not_longer(
+    tmp_path: Path, dead_pid: int
+) -> None:
+    forge(tmp_path, pid=dead_pid, process="1")
+    claim = tmp_path / f"{NAME}.claim"
+    claim.write_text(json.dumps(asdict(Holder.here())))
+    with pytest.raises(OutputError) as caught, Lease(tmp_path, "", Stop()):
+        pass
+    assert caught.value.code == "busy"
+    claim.write_text(json.dumps(asdict(replace(Holder.here(), pid=dead_pid))))
+    with Lease(tmp_path, "", Stop()):
+        assert [path.name for path in tmp_path.iterdir()] == [NAME]
+
+
+def test_a_slow_taker_finds_that_the_lease_is_no_longer_the_dead_one(tmp_path: Path, dead_pid: int) -> None:
+    forge(tmp_path, pid=dead_pid, process="1")
+    dead = find(tmp_path / NAME)
+    assert dead is not None
+    slow = Lease(tmp_path, "", Stop())
+    with Lease(tmp_path, "", Stop()):
+        before = (tmp_path / NAME).stat().st_ino
+        slow._take_over(dead)
+        assert (tmp_path / NAME).stat().st_ino == before
+    assert slow.taken_over is None
 
 
 @pytest.fixture

@@ -171,7 +171,8 @@ def test_what_stopped_workers_raise_is_no_failure_of_the_slide(
 
     stop = Stop()
 
-    def killed(*_: object, **__: object) -> None:
+    def killed(*_: object, spool: Path, **__: object) -> None:
+        spool.mkdir()
         stop.set("terminated")
         raise OSError("the pipe to the worker is closed")
 
@@ -179,6 +180,7 @@ def test_what_stopped_workers_raise_is_no_failure_of_the_slide(
     with pytest.raises(StoppedError):
         run_many(entries, tmp_path / "out", CONFIG, stop=stop)
     assert record(tmp_path / "out")["status"] == "running"
+    assert (tmp_path / "out" / "a" / ".spool").exists(), "what it had done is there for the next run"
 
 
 def test_a_library_s_caller_keeps_its_signal_handlers(entries: list[SlideEntry], tmp_path: Path) -> None:
@@ -193,8 +195,13 @@ def test_a_library_s_caller_keeps_its_signal_handlers(entries: list[SlideEntry],
     assert seen == before
 
 
-def test_of_two_runs_at_once_one_works_and_the_other_says_who_it_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dead", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_of_two_runs_at_once_one_works_and_the_other_says_who_it_is(tmp_path: Path, dead: bool) -> None:
     source, out = slides(tmp_path / "in", "ab"), tmp_path / "out"
+    if dead:
+        out.mkdir()
+        left = replace(Holder.here(), process="of another time")
+        (out / NAME).write_text(json.dumps(asdict(left)))
     lines = [command(source, out), command(source, out, "--format", "omezarr", "--ngff", "0.5")]
     runs = [start(line) for line in lines]
     said = [run.communicate(timeout=120) for run in runs]
@@ -207,6 +214,7 @@ def test_of_two_runs_at_once_one_works_and_the_other_says_who_it_is(tmp_path: Pa
     assert told["ngff"] == ("0.5" if winner else "0.4")
     assert told["provenance"]["pid"] == runs[winner].pid == record(out)["pid"] == record(out, "b")["pid"]
     assert {record(out, name)["attempts"] for name in "ab"} == {1}
+    assert ("taken_over" in told["provenance"]) == dead
     assert not list(out.glob(".lease*"))
 
 

@@ -6,8 +6,9 @@ differences of two times that the same file system gave, never of this machine's
 1. Whoever creates the file holds the folder, and touches it every ``HEARTBEAT_S`` seconds.
 2. A holder of this machine is dead when his process is gone. One of another machine, of which nothing else can be
    seen from here, is dead when his file is older than ``STALE_S``.
-3. The lease of a dead holder is renamed aside, which succeeds once, and the folder is free: back to 1. Where what was
-   renamed turns out to be the lease of somebody else, who was faster, he gets it back.
+3. The lease of a dead holder is taken away by whoever makes ``OUT/.lease.claim``, again with O_EXCL, and finds the same
+   lease still there; then the folder is free: back to 1. A claim whose maker died is taken away in its turn. What is
+   taken away is renamed aside, which succeeds once, and given back where it turns out to be somebody else's.
 4. A holder whose heart stopped (a suspended machine) looks whether the lease is still his before he writes anything.
 """
 
@@ -39,6 +40,8 @@ UNSURE_S = 3 * HEARTBEAT_S
 """After so long without a heartbeat a holder looks before he writes; nobody takes a lease over before ``STALE_S``."""
 TRIES = 5
 """Times to try for a folder that others try for at the same moment."""
+CLAIM_S = 0.1
+"""Wait for one that is taking a lease over, which takes milliseconds."""
 LOOKS_S = (0.0, 0.2, 1.0)
 """Waits before a lease that is not there is lost: another run that looks at it takes it away for a moment."""
 
@@ -156,20 +159,34 @@ class Lease:
     def _acquire(self) -> None:
         found = None
         for _ in range(TRIES):
-            if self._create():
+            if self._create(self.path):
                 return
             found = find(self.path)
             if found is None:
                 continue
             if not found.is_dead(self._now()):
                 break
-            self.taken_over = found
-            self._set_aside(found)
+            self._take_over(found)
         raise busy(self.path.parent, found, self._now())
 
-    def _create(self) -> bool:
+    def _take_over(self, dead: Found) -> None:
+        claim = self.path.with_name(f"{NAME}.claim")
+        if not self._create(claim):
+            other = find(claim)
+            if other is not None and other.is_dead(self._now()):
+                self._set_aside(claim, other)
+            time.sleep(CLAIM_S)
+            return
         try:
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            if find(self.path) == dead:
+                self._set_aside(self.path, dead)
+                self.taken_over = dead
+        finally:
+            claim.unlink(missing_ok=True)
+
+    def _create(self, path: Path) -> bool:
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         except FileExistsError:
             return False
         try:
@@ -178,7 +195,7 @@ class Lease:
                 file.flush()
                 os.fsync(descriptor)
         except OSError:
-            self.path.unlink()
+            path.unlink()
             raise
         self._beaten = _clock()
         return True
@@ -192,14 +209,14 @@ class Lease:
         finally:
             probe.unlink(missing_ok=True)
 
-    def _set_aside(self, dead: Found) -> None:
+    def _set_aside(self, path: Path, dead: Found) -> None:
         aside = self.path.with_name(f"{NAME}.{self.holder.token}.old")
         try:
-            self.path.rename(aside)
+            path.rename(aside)
         except FileNotFoundError:
             return  # another run was faster
         if find(aside) != dead:
-            _give_back(aside, self.path)
+            _give_back(aside, path)
         aside.unlink(missing_ok=True)
 
     def _is_mine(self) -> bool:
