@@ -6,12 +6,11 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,6 +41,8 @@ OTHERS = ("tissue.geojson", "tissue.png", "tissue-overview.png")
 """What other verbs write into a slide's folder; a run leaves it alone."""
 Advance = Callable[[int, int], None]
 """Called with (parts of a slide done, parts in all)."""
+WAKE_S = 0.5
+"""Seconds that a signal may wait for its handler."""
 PROGRESS_S = 5.0
 """Seconds between two notes of a slide's progress in its record: each takes a flush to disk."""
 
@@ -213,15 +214,24 @@ def _make(out: Path) -> None:
 
 def _all_slides(run: _Run, pool: ThreadPoolExecutor, entries: Sequence[SlideEntry]) -> None:
     try:
-        list(pool.map(partial(_slide, run), entries))
+        _wait_for(pool.submit(_slide, run, entry) for entry in entries)
         # a crash also counts against tasks of other slides that waited for the same worker: only alone is guilt certain
         for entry in entries:
             if run.outcomes[entry].get("reason") == "worker_lost":
-                pool.submit(_slide, run, entry).result()
+                _wait_for([pool.submit(_slide, run, entry)])
     except BaseException:
         # the pool waits for slides that are running: let them stop at their next part, not at their end
         run.stop.set("interrupt")
+        pool.shutdown(wait=False, cancel_futures=True)
         raise
+
+
+def _wait_for(futures: Iterable[Future[None]]) -> None:
+    """In short waits: a signal may come to another thread of the process, and wakes none that waits for ever."""
+    for future in list(futures):
+        while not future.done():
+            wait([future], WAKE_S)
+        future.result()
 
 
 def _close(out: Path, config: BaseModel, told: dict[str, Any], outcomes: Collection[Record]) -> None:
