@@ -63,13 +63,16 @@ def embed(
     set_: running.Set = None,
     limit: running.Limit = None,
     force: running.Force = False,
+    retry_failed: running.RetryFailed = False,
+    walltime: running.Walltime = None,
     dry_run: running.DryRun = False,
 ) -> None:
     """Make a feature vector of every patch of tissue with an encoder, and write tables, pictures and a report.
 
     Nothing is downloaded: weights are a file, or lie in the Hugging Face cache already.
 
-    Exit codes: 0 all slides complete, 2 wrong usage, 3 some slides not complete.
+    Exit codes: 0 all slides complete, 2 wrong usage, 3 some slides not complete, 4 stopped by --walltime, 130 by
+    Ctrl-C, 143 by SIGTERM: run again to go on.
     """
     from wsikit.config import EmbedConfig, load_config
 
@@ -99,4 +102,6 @@ def embed(
         "format": running.names(formats),
     }
     chosen = load_config(EmbedConfig, config, set_ or [], flags)
-    running.carry_out(chosen, source, out, limit, force=force, dry_run=dry_run)
+    running.carry_out(
+        chosen, source, out, limit, force=force, retry_failed=retry_failed, walltime=walltime, dry_run=dry_run
+    )

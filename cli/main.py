@@ -18,6 +18,7 @@ from .models import models
 from .report import report
 from .run import run
 from .samples import samples
+from .status import status
 from .tile import tile
 from .tissue import tissue
 
@@ -51,14 +52,16 @@ def _options(
     """Whole-slide images in, QuPath GeoJSON and OME-Zarr masks out."""
 
 
-for verb in (info, tissue, tile, run, embed, report, evaluate, convert, models, samples):
+for verb in (info, tissue, tile, run, embed, status, report, evaluate, convert, models, samples):
     typer_app.command()(verb)
 typer_app.add_typer(config_app, name="config")
 
 
 def app() -> None:
-    """Entry point: wsikit's own errors become one message and exit code 2, an interrupt 130."""
+    """Entry point: wsikit's own errors become one message and exit code 2, or that of what stopped a run."""
     from wsikit.errors import WsikitError
+
+    from .ending import EXIT_CODES
 
     # what tifffile thinks of a broken file is in the slide's own message
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
@@ -71,7 +74,7 @@ def app() -> None:
         sys.stderr.write(f"wsikit: {error}\n")
         if error.remedy:
             sys.stderr.write(f"  what to do: {error.remedy}\n")
-        sys.exit(USAGE)
+        sys.exit(EXIT_CODES.get(error.code, USAGE))
     except SystemExit as end:
         # typer turns an interrupt into this exit code and says nothing
         if end.code == INTERRUPTED:

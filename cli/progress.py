@@ -89,6 +89,9 @@ class _Lines:
         with self._lock:
             print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
+    def notice(self, text: str) -> None:
+        self._say(text)
+
     def started(self, entry: SlideEntry) -> None:
         self._say(f"{entry.slide_id}: started")
 
@@ -113,6 +116,11 @@ class _Live:
         # the bar and the time left are of the slides that are not kept
         self._new = total
         self._all = progress.add_task("slides", total=total, state=f"0 of {total}")
+
+    def notice(self, text: str) -> None:
+        from rich.text import Text
+
+        self._progress.console.print(Text(text, style="yellow"), soft_wrap=True)
 
     def started(self, entry: SlideEntry) -> None:
         name = shortened(entry.slide_id, max(12, min(40, self._progress.console.width - 60)))

@@ -59,11 +59,14 @@ def run(
     set_: running.Set = None,
     limit: running.Limit = None,
     force: running.Force = False,
+    retry_failed: running.RetryFailed = False,
+    walltime: running.Walltime = None,
     dry_run: running.DryRun = False,
 ) -> None:
     """Run a model over slides and write objects, masks, pictures and a report.
 
-    Exit codes: 0 all slides complete, 2 wrong usage, 3 some slides not complete.
+    Exit codes: 0 all slides complete, 2 wrong usage, 3 some slides not complete, 4 stopped by --walltime, 130 by
+    Ctrl-C, 143 by SIGTERM: run again to go on.
     """
     from wsikit.config import RunConfig, load_config
 
@@ -92,4 +95,6 @@ def run(
         "split": split,
     }
     chosen = load_config(RunConfig, config, set_ or [], flags)
-    running.carry_out(chosen, source, out, limit, force=force, dry_run=dry_run)
+    running.carry_out(
+        chosen, source, out, limit, force=force, retry_failed=retry_failed, walltime=walltime, dry_run=dry_run
+    )

@@ -97,6 +97,20 @@ Set = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option(help="Only the first so many slides.", min=1)]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Redo slides that are done.")]
+RetryFailed = Annotated[
+    bool,
+    typer.Option(
+        "--retry-failed", help="Try slides again that failed, whatever the reason; those that are complete are kept."
+    ),
+]
+Walltime = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="Stop in good time before so long has passed, such as 3h50m, 45m, 3:50:00 or 13800 seconds, with exit "
+        "code 4; the same command goes on.",
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done and stop.")]
 
 
@@ -121,7 +135,17 @@ def gpus(text: str | None) -> str | list[str] | None:
     return "all" if text == "all" else names(text)
 
 
-def carry_out(config: RunConfig, source: str, out: Path, limit: int | None, *, force: bool, dry_run: bool) -> None:
+def carry_out(
+    config: RunConfig,
+    source: str,
+    out: Path,
+    limit: int | None,
+    *,
+    force: bool,
+    retry_failed: bool,
+    walltime: str | None,
+    dry_run: bool,
+) -> None:
     """Run what a configuration says over slides, or print what would be run. Exit code 3 unless all are complete."""
     from wsikit.pipeline.batch import run_many
     from wsikit.pipeline.inputs import find_slides
@@ -130,21 +154,27 @@ def carry_out(config: RunConfig, source: str, out: Path, limit: int | None, *, f
     if dry_run:
         from wsikit.pipeline.plan import plan
 
-        for line in plan(entries, out, config):
+        for line in plan(entries, out, config, force=force, retry_failed=retry_failed):
             print(line)
         return
-    watched(entries, out, partial(run_many, entries, out, config, force=force))
+    watched(entries, out, partial(run_many, entries, out, config, force=force, retry_failed=retry_failed), walltime)
 
 
-def watched(entries: Sequence[SlideEntry], out: Path, work: Callable[..., list[dict[str, Any]]]) -> None:
-    """Show how ``work(observer=..., command=...)`` goes on and how it ended. Exit code 3 unless all are complete."""
+def watched(
+    entries: Sequence[SlideEntry], out: Path, work: Callable[..., list[dict[str, Any]]], walltime: str | None
+) -> None:
+    """Show how ``work(observer=..., stop=..., command=...)`` goes on and how it ended.
+
+    Exit code 3 unless all are complete.
+    """
     from wsikit.pipeline.each import all_complete
 
+    from .ending import stop_when_asked
     from .progress import observer
 
-    with observer(sum(entry.part_of is None for entry in entries)) as watching:
+    with stop_when_asked(walltime) as stop, observer(sum(entry.part_of is None for entry in entries)) as watching:
         command = shlex.join(["wsikit", *sys.argv[1:]])
-        records = work(observer=watching, command=command)
+        records = work(observer=watching, stop=stop, command=command)
     print(closing(records, out))
     if not all_complete(records):
         raise typer.Exit(3)
@@ -155,6 +185,6 @@ def closing(records: list[dict[str, Any]], out: Path) -> str:
     from collections import Counter
 
     counts = Counter(record["status"] for record in records)
-    statuses = ("complete", "partial", "failed", "skipped", "running", "waiting")
+    statuses = ("complete", "partial", "failed", "skipped", "running", "stopped", "waiting")
     listed = ", ".join(f"{counts[name]} {name}" for name in statuses if counts[name])
     return f"{len(records)} file{'s' if len(records) != 1 else ''}: {listed}\nreport: {out / 'report.html'}"

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from . import running
-
-if TYPE_CHECKING:
-    from wsikit.config import TileConfig
 
 
 def tile(
@@ -102,15 +99,20 @@ def tile(
     set_: running.Set = None,
     limit: running.Limit = None,
     force: running.Force = False,
+    retry_failed: running.RetryFailed = False,
+    walltime: running.Walltime = None,
     dry_run: running.DryRun = False,
 ) -> None:
     """Cut slides into patch datasets, one per slide: Zarr, a folder of images, WebDataset, or coordinates alone.
 
     Patches lie on a grid from the slide's upper left corner and hold enough tissue. Those that are exactly a tile of
     the file are its compressed bytes, untouched; the others are encoded once. A manifest's patient, label and split go
-    with them. Exit codes: 0 all slides complete, 2 wrong usage, 3 some slides not complete.
+    with them. Exit codes: 0 all slides complete, 2 wrong usage, 3 some slides not complete, 4 stopped by --walltime,
+    130 by Ctrl-C, 143 by SIGTERM: run again to go on.
     """
     from wsikit.config import TileConfig, load_config
+    from wsikit.pipeline.inputs import find_slides
+    from wsikit.pipeline.tile import plan_tiling, tile_many
 
     flags = {
         "mpp": running.resolution(mpp, mag),
@@ -136,17 +138,11 @@ def tile(
         "num_workers": num_workers,
         "isolate": isolate,
     }
-    _carry_out(load_config(TileConfig, config, set_ or [], flags), source, out, limit, force=force, dry_run=dry_run)
-
-
-def _carry_out(config: TileConfig, source: str, out: Path, limit: int | None, *, force: bool, dry_run: bool) -> None:
-    """Cut, or print what would be cut. Exit code 3 unless all are complete."""
-    from wsikit.pipeline.inputs import find_slides
-    from wsikit.pipeline.tile import plan_tiling, tile_many
-
-    entries = find_slides(source, out, isolate=config.isolate)[:limit]
+    chosen = load_config(TileConfig, config, set_ or [], flags)
+    entries = find_slides(source, out, isolate=chosen.isolate)[:limit]
     if dry_run:
-        for line in plan_tiling(entries, out, config):
+        for line in plan_tiling(entries, out, chosen, force=force, retry_failed=retry_failed):
             print(line)
         return
-    running.watched(entries, out, partial(tile_many, entries, out, config, force=force))
+    work = partial(tile_many, entries, out, chosen, force=force, retry_failed=retry_failed)
+    running.watched(entries, out, work, walltime)

@@ -25,6 +25,7 @@ BUILTINS = {
     errors.StainError: ValueError,
     errors.OutputError: OSError,
     errors.WorkerError: RuntimeError,
+    errors.StoppedError: RuntimeError,
     SampleError: FileNotFoundError,
 }
 

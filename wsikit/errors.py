@@ -125,7 +125,7 @@ class StainError(WsikitError, ValueError):
 
 
 class OutputError(WsikitError, OSError):
-    """An output cannot be written. Codes: io_error, no_space, foreign_files."""
+    """An output cannot be written. Codes: io_error, no_space, foreign_files, busy (another run writes there)."""
 
     code = "io_error"
 
@@ -145,3 +145,17 @@ class WorkerError(WsikitError, RuntimeError):
         super().__init__(message, code=code, remedy=remedy)
         if remedy is None:
             self.remedy = self.remedies[self.code]
+
+
+class StoppedError(WsikitError, RuntimeError):
+    """A run ended before its end and kept what it had done. Codes: interrupt, terminated, walltime, lease_lost."""
+
+    code = "interrupt"
+    remedy = "run the same command again: it goes on where this run stopped"
+    messages: ClassVar[dict[str, str]] = {
+        "interrupt": "interrupted",
+        "terminated": "stopped by SIGTERM",
+        "walltime": "stopped before the end of --walltime",
+        "lease_lost": "stopped: another run has taken over the output folder",
+    }
+    """Code -> what to say where the place of the error knows nothing better."""

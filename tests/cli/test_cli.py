@@ -27,7 +27,10 @@ from wsikit.predictors import PREDICTORS
 from wsikit.sinks import SINKS
 from wsikit.slides import open_slide
 
-VERBS = ["info", "tissue", "tile", "run", "embed", "report", "evaluate", "convert", "models", "samples", "config"]
+VERBS = [
+    *("info", "tissue", "tile", "run", "embed", "status", "report"),
+    *("evaluate", "convert", "models", "samples", "config"),
+]
 FAST = ["-n", "1", "--mpp-override", "0.5"]
 """One process: no dask to start."""
 
@@ -235,6 +238,23 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(wsikit: Command, sli
     assert "one: 300x300 px at 0.5 um/px (image), 1 patches" in answer.out
     assert "2 of 3 slides to run, 2 patches" in answer.out
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("verb", [["run", "-m", "stain-area"], ["tile", "--tissue", "whole"]])
+def test_what_failed_is_tried_again_when_asked_and_a_dry_run_says_so(
+    wsikit: Command, slides: Path, tmp_path: Path, verb: list[str]
+) -> None:
+    (slides / "bad.svs").write_text("not a slide")
+    words = [*verb, "-i", slides, "-o", tmp_path / "out", *FAST]
+    assert wsikit(*words).code == 3
+    assert wsikit(*words).out.count("kept from an earlier run") == 2
+    assert "bad: started" not in wsikit(*words).out
+    assert "bad: done, kept" in wsikit(*words, "--dry-run").out
+    assert "bad: would fail (unreadable)" in wsikit(*words, "--retry-failed", "--dry-run").out
+    again = wsikit(*words, "--retry-failed")
+    assert "bad: started" in again.out
+    assert again.out.count("kept from an earlier run") == 2
+    assert "done, kept" not in wsikit(*words, "--force", "--dry-run").out
 
 
 @pytest.mark.parametrize("wrong", [["--qc", "sharp>1"], ["--format", "features.zarr"], ["--format", "nothing"]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from wsikit.config import RunConfig
 from wsikit.errors import ConfigError
 from wsikit.pipeline.batch import run_many
 from wsikit.pipeline.inputs import SlideEntry
+from wsikit.pipeline.lease import Lease
 from wsikit.pipeline.report import folder as folder_module
 from wsikit.pipeline.report import read_run, write_reports
+from wsikit.pipeline.stopping import Stop
 
 CONFIG = RunConfig(model="stain-area", mpp_override=0.5, num_workers=1, cluster="threads")
 NAMES = ("report.html", "summary.csv")
@@ -103,19 +106,42 @@ def test_a_failure_that_kept_earlier_results_is_told_again(out: Path, tmp_path: 
     assert written(out) == before
 
 
-def test_while_a_run_goes_on_its_slides_are_running_or_waiting(out: Path) -> None:
+def unfinished(out: Path) -> None:
+    """As a run leaves it that is on its second slide."""
     change_yaml(out, lambda told: [told.pop("seconds"), told.pop("unrecorded")])
     (out / "m" / "slide.json").unlink()
     record = json.loads((out / "a" / "slide.json").read_text())
     keep = ("schema", "slide_id", "path", "patient", "key", "started")
     running = {key: record[key] for key in keep} | {"status": "running", "reason": "", "message": ""}
     (out / "a" / "slide.json").write_text(json.dumps(running))
-    write_reports(out)
+
+
+def test_while_a_run_goes_on_its_slides_are_running_or_waiting(out: Path) -> None:
+    unfinished(out)
+    with Lease(out, "wsikit run", Stop()):
+        write_reports(out)
     assert [row["status"] for row in rows(out).values()] == ["complete", "failed", "skipped", "running", "waiting"]
     html = (out / "report.html").read_text()
     assert "still going on" in html
     assert "<b>1</b>running" in html
     assert "<b>1</b>waiting" in html
+    assert html.count('<div class="problem') == 1
+
+
+@pytest.mark.parametrize(
+    ("told", "said"), [({}, "died"), ({"stopped": "walltime"}, "wall time"), ({"stopped": "terminated"}, "SIGTERM")]
+)
+def test_a_run_that_ended_before_its_time_has_stopped_slides_and_says_why(
+    out: Path, told: dict[str, str], said: str
+) -> None:
+    unfinished(out)
+    change_yaml(out, lambda values: values.update(told))
+    write_reports(out)
+    assert [row["status"] for row in rows(out).values()] == ["complete", "failed", "skipped", "stopped", "waiting"]
+    html = (out / "report.html").read_text()
+    assert "still going on" not in html
+    [notice] = re.findall('<p class="notice".*?</p>', html)
+    assert said in notice
     assert html.count('<div class="problem') == 1
 
 
@@ -133,8 +159,8 @@ def test_a_finished_run_is_not_called_going_on(finished: Path) -> None:
         (b"\xff\xfe", "no JSON"),
         (b"[1]", "no JSON object"),
         (b'{"schema": 99}', "its schema is 99"),
-        (b'{"schema": 1}', "status: Field required"),
-        (b'{"schema": 1, "status": "complete", "seconds": 3}', "seconds"),
+        (b'{"schema": 2}', "status: Field required"),
+        (b'{"schema": 2, "status": "complete", "seconds": 3}', "seconds"),
         (None, "it is missing"),
     ],
     ids=str,

@@ -49,7 +49,7 @@ MODEL = {
 
 def complete(slide_id: str = "one", **changes: Any) -> dict[str, Any]:
     return {
-        "schema": 1,
+        "schema": 2,
         "slide_id": slide_id,
         "path": f"slides/{slide_id}.svs",
         "status": "complete",
@@ -74,7 +74,7 @@ def complete(slide_id: str = "one", **changes: Any) -> dict[str, Any]:
         "seconds": {"tissue": 1.0, "predict": 3.0, "total": 4.5},
         "peak_rss_mb": 640.0,
         "versions": {"wsikit": "0.1.0"},
-        "outputs": {"objects.geojson.gz": 401_234},
+        "outputs": {"objects.geojson.gz": {"bytes": 401_234, "sha256": "0" * 64}},
         **changes,
     }
 
@@ -255,7 +255,7 @@ def test_the_time_of_the_run_reads_as_a_date(tmp_path: Path) -> None:
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
     record = complete(HOSTILE, path=HOSTILE, message=HOSTILE, reason=HOSTILE, status="partial", remedy=HOSTILE)
     record |= {"mpp_source": HOSTILE, "objects_per_class": {HOSTILE: 1, "b": 2}, "seconds": {HOSTILE: 1.0}}
-    record |= {"outputs": {HOSTILE: 1}, "area_fractions": {HOSTILE: 0.5}, "versions": {HOSTILE: HOSTILE}}
+    record |= {"outputs": {HOSTILE: {"bytes": 1}}, "area_fractions": {HOSTILE: 0.5}, "versions": {HOSTILE: HOSTILE}}
     record |= {
         "model": {"name": HOSTILE, "labels": [{"name": HOSTILE, "color": [1, 2, 3]}]},
         "bound": {HOSTILE: HOSTILE},

@@ -22,6 +22,7 @@ from wsikit.pipeline.roi import check_roi, content_hash, roi_file
 from wsikit.pipeline.run import refuse_idle
 from wsikit.pipeline.settings import quality_filter
 from wsikit.pipeline.stages import SPOOL, Begun, SlideTask, begin, finish, predict
+from wsikit.pipeline.stamps import source_stamp
 from wsikit.pipeline.state import (
     RESULT_VERSION,
     Record,
@@ -29,9 +30,9 @@ from wsikit.pipeline.state import (
     is_settled,
     model_card,
     read_record,
-    source_stamp,
     write_record,
 )
+from wsikit.pipeline.stopping import Stop
 from wsikit.pipeline.workers import Workers, bounded
 from wsikit.pipeline.workers.opening import open_workers
 from wsikit.predictions import Model
@@ -144,6 +145,8 @@ def run_many(
     config: RunConfig,
     *,
     force: bool = False,
+    retry_failed: bool = False,
+    stop: Stop | None = None,
     observer: Observer | None = None,
     command: str = "",
 ) -> list[Record]:
@@ -157,6 +160,8 @@ def run_many(
         out: the output folder, made if it is not there.
         config: the run's configuration.
         force: redo slides that are done.
+        retry_failed: redo slides that failed, also where the slide itself was the reason.
+        stop: whoever sets it ends the run.
         observer: told what happens.
         command: the command line, for run.yaml and the report.
 
@@ -167,7 +172,9 @@ def run_many(
     Raises:
         UnknownNameError: the model or an output format does not exist.
         ConfigError: a configuration that no slide could be run with.
-        OutputError: the output folder cannot be written, or would replace files that no run has written.
+        OutputError: the output folder cannot be written, would replace files that no run has written, or another run
+            works in it (code busy).
+        StoppedError: ``stop`` was set; what was done is kept, and the same call goes on.
     """
     out = Path(out)
     predictor = checked_model(entries, config)
@@ -181,6 +188,8 @@ def run_many(
         _predicting(config, predictor, count, out),
         at_once=count,
         force=force,
+        retry_failed=retry_failed,
+        stop=stop,
         observer=observer,
         command=command,
     )
@@ -214,7 +223,7 @@ def _key(entry: SlideEntry, config: RunConfig, predictor: Model) -> str:
             "mpp_override": entry.mpp or config.mpp_override,
             "mask": content_hash(entry.mask_path),
             "roi": [entry.roi_path is not None or config.roi is not None, content_hash(_roi_or_none(entry, config))],
-            "source": source_stamp(entry.path),
+            "source": source_stamp(entry.path, entry.parts),
             "result_version": RESULT_VERSION,
         }
         | ({"patient": entry.patient} if any(_names_patient(name) for name in config.format) else {})
@@ -233,10 +242,10 @@ def _roi_or_none(entry: SlideEntry, config: RunConfig) -> Path | None:
         return None
 
 
-def is_done(entry: SlideEntry, out: Path, config: RunConfig, predictor: Model) -> bool:
+def is_done(entry: SlideEntry, out: Path, config: RunConfig, predictor: Model, *, retry_failed: bool = False) -> bool:
     """Whether a run with these parameters would keep what it finds of a slide."""
     folder = out / entry.slide_id
-    return is_settled(read_record(folder), _key(entry, config, predictor), folder)
+    return is_settled(read_record(folder), _key(entry, config, predictor), folder, retry_failed=retry_failed)
 
 
 @cache

@@ -2,47 +2,57 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-import threading
+import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from fnmatch import fnmatch
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import yaml
 from pydantic import BaseModel
 
-from wsikit.atomic import output_errors, replace_file
+from wsikit.atomic import output_errors
 from wsikit.errors import OutputError, SlideOpenError, WsikitError
 from wsikit.pipeline.inputs import SlideEntry
+from wsikit.pipeline.lease import Lease
+from wsikit.pipeline.provenance import now, provenance, unrecorded, write_run_yaml
 from wsikit.pipeline.report import write_reports
-from wsikit.pipeline.report.folder import PROVENANCE, skipped
+from wsikit.pipeline.report.folder import skipped
+from wsikit.pipeline.stamps import output_facts, source_stamp
 from wsikit.pipeline.state import (
     SCHEMA,
     Record,
     failure,
+    has_results,
     is_settled,
     read_record,
-    source_stamp,
     versions,
     write_record,
 )
+from wsikit.pipeline.stopping import Stop, Stopping
 
 OVERVIEW = "overview.png"
 OTHERS = ("tissue.geojson", "tissue.png", "tissue-overview.png")
 """What other verbs write into a slide's folder; a run leaves it alone."""
 Advance = Callable[[int, int], None]
 """Called with (parts of a slide done, parts in all)."""
+WAKE_S = 0.5
+"""Seconds that a signal may wait for its handler."""
+PROGRESS_S = 5.0
+"""Seconds between two notes of a slide's progress in its record: each takes a flush to disk."""
 
 
 class Observer(Protocol):
     """Told what happens, from several threads."""
+
+    def notice(self, text: str) -> None:
+        """Something of the run as a whole that the user should know."""
+        ...
 
     def started(self, entry: SlideEntry) -> None:
         """Work on a slide begins."""
@@ -60,6 +70,9 @@ class Observer(Protocol):
 class Silent:
     """An observer that says nothing."""
 
+    def notice(self, text: str) -> None:
+        """Nothing."""
+
     def started(self, entry: SlideEntry) -> None:
         """Nothing."""
 
@@ -68,10 +81,6 @@ class Silent:
 
     def finished(self, entry: SlideEntry, record: Record, *, kept: bool) -> None:
         """Nothing."""
-
-
-class _InterruptedSlide(BaseException):
-    """Ends the work on a slide, whose record goes on saying that it is running; no error of the slide's."""
 
 
 class Work(Protocol):
@@ -89,6 +98,9 @@ class Work(Protocol):
     def do(self, entry: SlideEntry, folder: Path, base: Record, advance: Advance) -> Record:
         """Do it, and return what the record says beyond ``base``. May raise anything: the slide has failed then.
 
+        ``outputs`` has the names of what was written, relative to the folder; ``seconds`` has a total. What ``advance``
+        raises goes through: the run ends, and the slide with it.
+
         What an earlier run left is removed with ``clear`` when it is sure that the slide can be used, not before.
         """
         ...
@@ -105,14 +117,33 @@ class _Run:
     out: Path
     work: Work
     force: bool
+    retry_failed: bool
     observer: Observer
-    interrupted: threading.Event = field(default_factory=threading.Event)
+    stop: Stop
+    lease: Lease
+    outcomes: dict[SlideEntry, Record] = field(default_factory=dict)
 
-    def advance(self, entry: SlideEntry, done: int, total: int) -> None:
-        """Pass on that parts are done, or stop here."""
-        if self.interrupted.is_set():
-            raise _InterruptedSlide
-        self.observer.progress(entry, done, total)
+    def check(self) -> None:
+        """Raise ``Stopping`` where the run is to end, or has lost its folder."""
+        self.lease.check()
+        self.stop.check()
+
+
+@dataclass(slots=True)
+class _Advance:
+    """Told that parts of a slide are done: passes it on, writes it down now and then, or ends the work."""
+
+    run: _Run
+    entry: SlideEntry
+    base: Record
+    written: float = field(default_factory=time.monotonic)
+
+    def __call__(self, done: int, total: int) -> None:
+        self.run.check()
+        self.run.observer.progress(self.entry, done, total)
+        if time.monotonic() - self.written >= PROGRESS_S:
+            write_record(self.run.out / self.entry.slide_id, self.base | {"progress": {"done": done, "total": total}})
+            self.written = time.monotonic()
 
 
 def each_slide(
@@ -123,13 +154,15 @@ def each_slide(
     *,
     at_once: int,
     force: bool = False,
+    retry_failed: bool = False,
+    stop: Stop | None = None,
     observer: Observer | None = None,
     command: str = "",
 ) -> list[Record]:
     """Do a piece of work to many slides and leave one folder per slide, run.yaml, summary.csv and report.html.
 
     A slide that fails costs only itself: its record says why, the others go on. A slide whose record shows that it is
-    done with the same key is kept as it is.
+    done with the same key is kept as it is. No other run can work in ``out`` meanwhile.
 
     Args:
         entries: from ``find_slides``.
@@ -138,6 +171,8 @@ def each_slide(
         working: gives the work; entered once for the run.
         at_once: how many slides are worked on at a time, in threads of this process.
         force: redo slides that are done.
+        retry_failed: redo slides that failed, also where the slide itself was the reason.
+        stop: whoever sets it ends the run.
         observer: told what happens.
         command: the command line, for run.yaml and the report.
 
@@ -146,84 +181,88 @@ def each_slide(
         have the status "skipped" and no slide.json.
 
     Raises:
-        OutputError: the output folder cannot be written.
+        OutputError: the output folder cannot be written; code busy where another run works in it.
+        StoppedError: ``stop`` was set; what was done is kept, and the same call goes on.
     """
-    clock, provenance = time.perf_counter(), _provenance(entries, command)
-    _write_run_yaml(out, config, provenance)
-    with working as work, ThreadPoolExecutor(max(1, min(at_once, len(entries)))) as pool:
-        run = _Run(out, work, force, observer or Silent())
+    clock, stop, observer = time.perf_counter(), stop or Stop(), observer or Silent()
+    _make(out)
+    with Lease(out, command, stop) as lease:
+        if lease.taken_over:
+            observer.notice(f"the run of {lease.taken_over.holder} in {out} is dead: its place is taken")
+        told = provenance(entries, lease)
+        write_run_yaml(out, config, told)
         slides = [entry for entry in entries if entry.part_of is None]
-        outcomes = dict(zip(slides, _all_slides(run, pool, slides), strict=True))
-        # a crash also counts against tasks of other slides that waited for the same worker: only alone is guilt certain
-        for entry in [entry for entry, record in outcomes.items() if record.get("reason") == "worker_lost"]:
-            outcomes[entry] = _slide(run, entry)
-    ended = {"seconds": round(time.perf_counter() - clock, 3), "unrecorded": _unrecorded(out, outcomes.values())}
-    _write_run_yaml(out, config, provenance | ended)
-    write_reports(out)
+        outcomes: dict[SlideEntry, Record] = {}
+        try:
+            with working as work, ThreadPoolExecutor(max(1, min(at_once, len(entries)))) as pool:
+                stop.on_stop(work.stop)
+                _all_slides(_Run(out, work, force, retry_failed, observer, stop, lease, outcomes), pool, slides)
+        except Stopping:
+            if stop.reason != "lease_lost":
+                _close(out, config, told | {"stopped": stop.reason}, outcomes.values())
+            raise stop.error() from None
+        _close(out, config, told | {"seconds": round(time.perf_counter() - clock, 3)}, outcomes.values())
     return [
         outcomes[entry] if entry in outcomes else skipped(entry.slide_id, str(entry.path), entry.part_of or "")
         for entry in entries
     ]
 
 
-def _all_slides(run: _Run, pool: ThreadPoolExecutor, entries: Sequence[SlideEntry]) -> list[Record]:
-    try:
-        return list(pool.map(partial(_slide, run), entries))
-    except BaseException:
-        # the pool waits for slides that are running: let them stop at their next part, not at their end
-        run.interrupted.set()
-        run.work.stop()
-        raise
-
-
-def _provenance(entries: Sequence[SlideEntry], command: str) -> dict[str, Any]:
-    """What run.yaml says of the run beyond its configuration: enough to build its report again."""
-    return {
-        "command": command,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
-        "slides": {entry.slide_id: str(entry.path) for entry in entries},
-        "part_of": {entry.slide_id: entry.part_of for entry in entries if entry.part_of is not None},
-    }
-
-
-def _unrecorded(out: Path, records: Iterable[Record]) -> list[Record]:
-    """Outcomes that no slide.json tells, because it could not be written or still tells of results that were kept."""
-    keys = ("slide_id", "path", "patient", "status", "reason", "message", "remedy", "seconds")
-    return [
-        {key: record[key] for key in keys if key in record}
-        for record in records
-        if read_record(out / record["slide_id"]) != record
-    ]
-
-
-def _write_run_yaml(out: Path, config: BaseModel, provenance: dict[str, Any]) -> None:
+def _make(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
             f"the output folder {out} cannot be made: {error.strerror}", remedy="choose another folder with -o"
         ) from error
-    values = config.model_dump(mode="json") | {PROVENANCE: provenance}
-    replace_file(out / "run.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
 
 
-def _slide(run: _Run, entry: SlideEntry) -> Record:
-    """One slide to its record; nothing but an interrupt gets out of here."""
+def _all_slides(run: _Run, pool: ThreadPoolExecutor, entries: Sequence[SlideEntry]) -> None:
+    try:
+        _wait_for(pool.submit(_slide, run, entry) for entry in entries)
+        # a crash also counts against tasks of other slides that waited for the same worker: only alone is guilt certain
+        for entry in entries:
+            if run.outcomes[entry].get("reason") == "worker_lost":
+                _wait_for([pool.submit(_slide, run, entry)])
+    except BaseException:
+        # the pool waits for slides that are running: let them stop at their next part, not at their end
+        run.stop.set("interrupt")
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+
+
+def _wait_for(futures: Iterable[Future[None]]) -> None:
+    """In short waits: a signal may come to another thread of the process, and wakes none that waits for ever."""
+    for future in list(futures):
+        while not future.done():
+            wait([future], WAKE_S)
+        future.result()
+
+
+def _close(out: Path, config: BaseModel, told: dict[str, Any], outcomes: Collection[Record]) -> None:
+    """Write what is left when a run ends."""
+    write_run_yaml(out, config, told | {"unrecorded": unrecorded(out, outcomes)})
+    write_reports(out)
+
+
+def _slide(run: _Run, entry: SlideEntry) -> None:
+    """One slide to its outcome; nothing but an interrupt gets out of here."""
+    run.check()
     folder = run.out / entry.slide_id
     key = run.work.key(entry)
     record = read_record(folder)
-    if record is not None and not run.force and is_settled(record, key, folder):
-        run.observer.finished(entry, record, kept=True)
-        return record
-    run.observer.started(entry)
-    record = _attempt(run, entry, folder, key)
-    run.observer.finished(entry, record, kept=False)
-    return record
+    kept = record is not None and not run.force and is_settled(record, key, folder, retry_failed=run.retry_failed)
+    if record is None or not kept:
+        run.observer.started(entry)
+        record = _attempt(run, entry, key, record)
+    run.outcomes[entry] = record
+    run.observer.finished(entry, record, kept=kept)
 
 
-def _attempt(run: _Run, entry: SlideEntry, folder: Path, key: str) -> Record:
-    base: Record = {
+def _begun(entry: SlideEntry, key: str, previous: Record | None) -> Record:
+    """The record of a slide that is begun now."""
+    again = previous is not None and previous.get("key") == key
+    return {
         "schema": SCHEMA,
         "slide_id": entry.slide_id,
         "path": str(entry.path),
@@ -233,48 +272,72 @@ def _attempt(run: _Run, entry: SlideEntry, folder: Path, key: str) -> Record:
         "message": "",
         "remedy": "",
         "key": key,
-        "source": source_stamp(entry.path),
+        "attempts": 1 + (previous.get("attempts", 0) if previous and again else 0),
+        "source": source_stamp(entry.path, entry.parts),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
         "versions": versions(),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "started": now(),
     }
-    clock = time.perf_counter()
+
+
+def _attempt(run: _Run, entry: SlideEntry, key: str, previous: Record | None) -> Record:
+    folder, clock = run.out / entry.slide_id, time.perf_counter()
+    base = _begun(entry, key, previous)
     try:
-        record = base | run.work.do(entry, folder, base, partial(run.advance, entry))
-        _refuse_changed(entry.path, base["source"])
-    except Exception as error:  # one slide must not hurt another; the record says what happened
-        if run.interrupted.is_set():
-            raise _InterruptedSlide from error
-        record = base | _explained(error, entry.path, base["source"])
+        if not has_results(previous):
+            _record(folder, base)
+        record = base | run.work.do(entry, folder, base, _Advance(run, entry, base))
+        run.check()
+        record |= _checked(folder, record)
+        _refuse_changed(entry, base["source"])
+    except Exception as error:  # noqa: BLE001  # one slide must not hurt another; the record says what happened
+        run.check()  # what stopped workers raise is no error of the slide's
+        record = base | _explained(error, entry, base["source"])
         record["seconds"] = {"total": round(time.perf_counter() - clock, 3)}
-        if (read_record(folder) or base)["status"] in {"complete", "partial"}:
+        if has_results(read_record(folder)):
             # it failed before anything was touched
             return record | {"message": f"{record['message']} (results of an earlier run are kept as they were)"}
         # a failed slide shows no results: some outputs may have been finished before another one failed
         with suppress(OSError):
             _remove_own(folder, run.work.own)
-    record["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
+    run.check()
     try:
-        with output_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        return write_record(folder, record)
+        return _record(folder, record | {"finished": now()})
     except WsikitError as error:
-        return record | failure(error)
+        return record | {"finished": now()} | failure(error)
 
 
-def _refuse_changed(path: Path, stamp: dict[str, int] | None) -> None:
+def _record(folder: Path, record: Record) -> Record:
+    with output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return write_record(folder, record)
+
+
+def _checked(folder: Path, record: Record) -> Record:
+    """Checksums of a slide's outputs, and what they took."""
+    clock = time.perf_counter()
+    with output_errors(folder):
+        outputs = {name: output_facts(folder / name) for name in record["outputs"]}
+    took = time.perf_counter() - clock
+    seconds = record["seconds"] | {"checksums": round(took, 3)}
+    return {"outputs": outputs, "seconds": seconds | {"total": round(seconds["total"] + took, 3)}}
+
+
+def _refuse_changed(entry: SlideEntry, stamp: dict[str, Any] | None) -> None:
     """Raise SlideOpenError(slide_changed) where the file is not the one that the run began with."""
-    if source_stamp(path) != stamp:
+    if source_stamp(entry.path, entry.parts) != stamp:
         raise SlideOpenError(
-            f"{path.name} was replaced, removed or written to while it was read",
+            f"{entry.path.name} was replaced, removed or written to while it was read",
             code="slide_changed",
             remedy="wait until the file is complete, then run again",
         )
 
 
-def _explained(error: Exception, path: Path, stamp: dict[str, int] | None) -> Record:
+def _explained(error: Exception, entry: SlideEntry, stamp: dict[str, Any] | None) -> Record:
     """Why a slide failed: what its file underwent during the run explains most errors that follow from it."""
     try:
-        _refuse_changed(path, stamp)
+        _refuse_changed(entry, stamp)
     except SlideOpenError as changed:
         return failure(changed)
     return failure(error)

@@ -61,6 +61,8 @@ class SlideEntry:
     """Part of the data that the manifest puts it in: train, validation, test, or a fold."""
     label: str | None = None
     """The slide's weak label from the manifest."""
+    parts: tuple[Path, ...] = ()
+    """Files that are read with this one: those whose ``part_of`` it is."""
 
 
 def find_slides(source: str | Path, out: Path | None = None, *, isolate: bool = False) -> list[SlideEntry]:
@@ -167,7 +169,11 @@ def _one_per_series(entries: list[SlideEntry], isolate: bool) -> list[SlideEntry
         series = _series(entry.path, isolate) if siblings[entry.path.parent] > 1 else None
         owner = first.setdefault((entry.path.parent, series), entry.slide_id) if series else entry.slide_id
         result.append(entry if owner == entry.slide_id else replace(entry, part_of=owner))
-    return result
+    parts: dict[str, list[Path]] = {}
+    for entry in result:
+        if entry.part_of is not None:
+            parts.setdefault(entry.part_of, []).append(entry.path)
+    return [replace(entry, parts=tuple(parts.get(entry.slide_id, ()))) for entry in result]
 
 
 def _series(path: Path, isolate: bool) -> str | None:
@@ -285,8 +291,9 @@ def _entry(manifest: Path, line: int, row: dict[str, str]) -> SlideEntry:
     path = manifest.parent / row["path"]
     mask, roi = (manifest.parent / row[key] if row.get(key) else None for key in ("mask_path", "roi_path"))
     name = row.get("slide_id") or stem(path)
-    labels = {key: row.get(key) or None for key in ("patient", "split", "label")}
-    return SlideEntry(safe_name(name), path, _mpp(where, row.get("mpp")), mask, roi_path=roi, **labels)
+    patient, split, label = (row.get(key) or None for key in ("patient", "split", "label"))
+    mpp = _mpp(where, row.get("mpp"))
+    return SlideEntry(safe_name(name), path, mpp, mask, patient, roi_path=roi, split=split, label=label)
 
 
 def _mpp(where: str, text: str | None) -> float | None:

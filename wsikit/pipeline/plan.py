@@ -14,7 +14,9 @@ from wsikit.slides import open_slide
 from wsikit.tiling import SUPERTILE, TileGrid
 
 
-def plan(entries: Sequence[SlideEntry], out: Path, config: RunConfig) -> Iterator[str]:
+def plan(
+    entries: Sequence[SlideEntry], out: Path, config: RunConfig, *, force: bool = False, retry_failed: bool = False
+) -> Iterator[str]:
     """One line per slide and a total. Opens every slide and finds its tissue; writes nothing.
 
     Raises:
@@ -27,7 +29,7 @@ def plan(entries: Sequence[SlideEntry], out: Path, config: RunConfig) -> Iterato
         if entry.part_of is not None:
             yield f"{entry.slide_id}: skipped, part of {entry.part_of}"
             continue
-        if is_done(entry, out, config, predictor):
+        if not force and is_done(entry, out, config, predictor, retry_failed=retry_failed):
             yield f"{entry.slide_id}: done, kept"
             continue
         try:

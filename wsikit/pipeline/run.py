@@ -17,6 +17,7 @@ import numpy as np
 from wsikit.errors import ConfigError, PixelReadError, PredictionError, WsikitError
 from wsikit.pipeline.busy import Busy, Clock
 from wsikit.pipeline.merge import Merged, merge
+from wsikit.pipeline.stamps import size_on_disk
 from wsikit.pipeline.supertile import Job, TaskResult, peak_rss_mb, predict_supertiles
 from wsikit.pipeline.workers import bounded
 from wsikit.pipeline.workers.threads import ThreadWorkers
@@ -269,7 +270,7 @@ def finish_run(
         seconds=clock.seconds(),
         busy=Busy.total(result.busy for result in results),
         peak_rss_mb=_total_peak(results),
-        outputs={path.name: size_on_disk(path) for sink in sinks for path in written_by(sink)},
+        outputs={path.name: size_on_disk(path) for sink in sinks for path in written_by(sink) if path.exists()},
     )
 
 
@@ -346,8 +347,3 @@ def written_by(sink: Sink) -> tuple[Path, ...]:
     """What a sink has committed: its path, or the parts that it was split into."""
     paths: tuple[Path, ...] = getattr(sink, "paths", ())
     return paths or (sink.path,)
-
-
-def size_on_disk(path: Path) -> int:
-    """Bytes of a file, or of all files of a folder."""
-    return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())

@@ -18,16 +18,20 @@ from typing import TYPE_CHECKING, Any
 from wsikit.atomic import replace_file
 from wsikit.errors import WsikitError
 from wsikit.pipeline.busy import Busy
+from wsikit.pipeline.stamps import size_on_disk
 
 if TYPE_CHECKING:
     from wsikit.pipeline.run import RunReport
     from wsikit.predictions import Model
     from wsikit.slides import BadTile, Slide
 
-SCHEMA = 1
+SCHEMA = 2
 RESULT_VERSION = 4
 """Raised whenever the same input and parameters would give other results than before; old results are then redone."""
-TRANSIENT = frozenset({"io_error", "no_space", "no_gpu_memory", "internal", "worker_lost", "slide_changed"})
+TRANSIENT = frozenset(
+    {"io_error", "no_space", "no_gpu_memory", "internal", "slide_changed"}
+    | {"worker_lost", "worker_memory", "worker_timeout"}
+)
 """Reasons that lie in the machine and not in the slide: such a slide is tried again by the next run."""
 _PACKAGES = (
     *("wsikit", "numpy", "scipy", "scikit-image", "shapely", "zarr", "tifffile", "imagecodecs"),
@@ -52,15 +56,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
-
-
-def source_stamp(path: Path) -> dict[str, int] | None:
-    """Size and modification time of the slide's file, or None where there is none."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
 def read_record(folder: Path) -> Record | None:
@@ -89,15 +84,27 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> Record:
     return written
 
 
-def is_settled(record: Record | None, key: str, folder: Path) -> bool:
-    """Whether a slide needs nothing more: same key, an outcome that would not change, all its outputs there."""
+def is_settled(record: Record | None, key: str, folder: Path, *, retry_failed: bool = False) -> bool:
+    """Whether a slide needs nothing more: same key, an outcome that would not change, all its outputs there.
+
+    Outputs are looked at for their size, which finds what was removed or cut short. What was changed in its place takes
+    reading it all.
+    """
     if record is None or record.get("key") != key:
         return False
     if record.get("status") == "failed":
-        return record.get("reason") not in TRANSIENT
-    if record.get("status") not in {"complete", "partial"}:
+        return not retry_failed and record.get("reason") not in TRANSIENT
+    if not has_results(record):
         return False
-    return all((folder / name).exists() for name in record.get("outputs", {}))
+    try:
+        return all(size_on_disk(folder / name) == facts["bytes"] for name, facts in record["outputs"].items())
+    except (OSError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def has_results(record: Record | None) -> bool:
+    """Whether there are results beside the record."""
+    return record is not None and record.get("status") in {"complete", "partial"}
 
 
 def model_card(predictor: Model) -> dict[str, Any]:
@@ -197,13 +204,6 @@ def failure(error: Exception) -> Record:
         return {"status": "failed", "reason": error.code, "message": str(error), "remedy": error.remedy}
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return {"status": "failed", "reason": "no_space", "message": str(error), "remedy": "free some space, run again"}
-    if type(error).__name__ == "KilledWorker":
-        return {
-            "status": "failed",
-            "reason": "worker_lost",
-            "message": f"a worker process died again and again on this slide: {error}",
-            "remedy": "try a smaller --supertile; a reader may have crashed, or memory run out",
-        }
     return {
         "status": "failed",
         "reason": "io_error" if isinstance(error, OSError) else "internal",

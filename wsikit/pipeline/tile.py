@@ -27,8 +27,8 @@ from wsikit.pipeline.inputs import SlideEntry
 from wsikit.pipeline.merge import overview_picture
 from wsikit.pipeline.overview import Scene, draw_overview
 from wsikit.pipeline.roi import check_roi, content_hash, roi_file
-from wsikit.pipeline.run import size_on_disk
 from wsikit.pipeline.settings import quality_filter, tissue_of
+from wsikit.pipeline.stamps import size_on_disk, source_stamp
 from wsikit.pipeline.state import (
     Record,
     bad_tile_facts,
@@ -36,10 +36,10 @@ from wsikit.pipeline.state import (
     is_settled,
     read_record,
     slide_facts,
-    source_stamp,
     versions,
     write_record,
 )
+from wsikit.pipeline.stopping import Stop
 from wsikit.pipeline.supertile import peak_rss_mb
 from wsikit.pipeline.windows import Windows, choose_windows, coords_file
 from wsikit.quality import Quality
@@ -60,6 +60,8 @@ def tile_many(
     config: TileConfig,
     *,
     force: bool = False,
+    retry_failed: bool = False,
+    stop: Stop | None = None,
     observer: Observer | None = None,
     command: str = "",
 ) -> list[Record]:
@@ -68,7 +70,9 @@ def tile_many(
     Raises:
         UnknownNameError: the format does not exist.
         ConfigError: a configuration that no slide could be cut with.
-        OutputError: the output folder cannot be written, or would replace files that are not of this verb.
+        OutputError: the output folder cannot be written, would replace files that are not of this verb, or another run
+            works in it (code busy).
+        StoppedError: ``stop`` was set; what was done is kept, and the same call goes on.
     """
     out = Path(out)
     check_tiling(entries, config)
@@ -83,6 +87,8 @@ def tile_many(
         nullcontext(_Tiling(out, config, threads, own)),
         at_once=min(threads, SLIDES_AT_ONCE),
         force=force,
+        retry_failed=retry_failed,
+        stop=stop,
         observer=observer,
         command=command,
     )
@@ -99,7 +105,9 @@ def check_tiling(entries: Sequence[SlideEntry], config: TileConfig) -> None:
         raise ConfigError(f"--coords {config.coords} is no folder; give that of a CLAM run or of --format coords")
 
 
-def plan_tiling(entries: Sequence[SlideEntry], out: Path, config: TileConfig) -> Iterator[str]:
+def plan_tiling(
+    entries: Sequence[SlideEntry], out: Path, config: TileConfig, *, force: bool = False, retry_failed: bool = False
+) -> Iterator[str]:
     """One line per slide and a total. Opens every slide and finds its tissue; writes nothing.
 
     Raises as ``tile_many``.
@@ -110,7 +118,9 @@ def plan_tiling(entries: Sequence[SlideEntry], out: Path, config: TileConfig) ->
         folder = out / entry.slide_id
         if entry.part_of is not None:
             yield f"{entry.slide_id}: skipped, part of {entry.part_of}"
-        elif is_settled(read_record(folder), tiling_key(entry, config), folder):
+        elif not force and is_settled(
+            read_record(folder), tiling_key(entry, config), folder, retry_failed=retry_failed
+        ):
             yield f"{entry.slide_id}: done, kept"
         else:
             try:
@@ -138,7 +148,7 @@ def tiling_key(entry: SlideEntry, config: TileConfig) -> str:
             "mask": content_hash(entry.mask_path),
             "files": [[path is not None, content_hash(path)] for path in named],
             "columns": [entry.patient, entry.label, entry.split],
-            "source": source_stamp(entry.path),
+            "source": source_stamp(entry.path, entry.parts),
             "tile_version": RESULT_VERSION,
         }
     )

@@ -15,7 +15,9 @@ from wsikit.pipeline.report.facts import FLAG_SHARE, STAGES, Color, SlideFacts, 
 from wsikit.pipeline.report.formats import duration, sentence
 
 ALWAYS_SHOWN = ("complete", "partial", "failed")
-STATUSES = (*ALWAYS_SHOWN, "running", "waiting")
+UNFINISHED = ("running", "stopped", "waiting")
+"""Slides without an outcome: worked on now, when the run ended before its time, or not begun."""
+STATUSES = (*ALWAYS_SHOWN, *UNFINISHED)
 NO_COLOR: Color = (128, 128, 128)
 
 
@@ -347,7 +349,10 @@ CAUSES = {
     "unreadable": "No reader opens the file",
     "unreadable_pixels": "No pixel can be decoded",
     "unsupported_pixels": "Not an 8-bit RGB image",
+    "worker_crash": "The worker process crashed on the slide",
     "worker_lost": "A worker process died",
+    "worker_memory": "The slide took more memory than is allowed",
+    "worker_timeout": "The slide took longer than a task may",
     "wrong_mpp": "The slide's resolution is not the model's",
 }
 """Reason code -> what it means; others are shown as they are."""
@@ -381,7 +386,7 @@ def problems(slides: Iterable[SlideFacts]) -> list[Problem]:
     """Slides that failed or are partial, grouped by reason: failures first, the most frequent reason first."""
     grouped: dict[str, list[tuple[int, SlideFacts]]] = {}
     for index, slide in enumerate(slides, 1):
-        if slide.status not in {"complete", "running", "waiting"}:
+        if slide.status not in {"complete", *UNFINISHED}:
             grouped.setdefault(slide.reason or slide.status, []).append((index, slide))
     found = [Problem(code, tuple(own)) for code, own in grouped.items()]
     return sorted(found, key=lambda problem: (problem.status != "failed", -len(problem.slides)))

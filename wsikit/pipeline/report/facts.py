@@ -84,6 +84,27 @@ class QualityFacts(_Part):
         return {name: count / self.patches for name, count in self.flags.items()} if self.patches else {}
 
 
+class OutputFacts(_Part):
+    """A file or folder with results."""
+
+    bytes: int
+    sha256: Text = ""
+
+
+class SourceFacts(_Part):
+    """What the slide's file is known by; the rest of it is for comparison alone."""
+
+    bytes: int
+
+
+class ProgressFacts(_Part):
+    """How far work on a slide was when its record was written."""
+
+    done: int
+    total: int
+    """Parts: super-tiles, or rows of patches."""
+
+
 class FeatureFacts(_Part):
     """What an encoder wrote."""
 
@@ -125,7 +146,14 @@ class SlideFacts(_Part):
     busy: dict[Text, float] = Field(default_factory=dict)
     """What ``Busy`` holds."""
     peak_rss_mb: float | None = None
-    outputs: dict[Text, int] = Field(default_factory=dict)
+    outputs: dict[Text, OutputFacts] = Field(default_factory=dict)
+    source: SourceFacts | None = None
+    host: Text = ""
+    pid: int | None = None
+    attempts: int = 1
+    started: Text = ""
+    finished: Text = ""
+    progress: ProgressFacts | None = None
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> SlideFacts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import yaml
 
 from wsikit.errors import ConfigError
+from wsikit.pipeline.lease import NAME, find
 from wsikit.pipeline.report.facts import bad_record, problem
 from wsikit.pipeline.state import SCHEMA
 
@@ -33,7 +35,9 @@ class RunFacts:
     started: str = ""
     """When, as text."""
     ended: bool = True
-    """False while it is going on, and for good where it was stopped."""
+    """False while it is going on, and for good where it did not come to its end."""
+    stopped: str = ""
+    """Where it did not: why, as the end of a sentence about the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +57,14 @@ def read_run(out: Path) -> RunFolder:
     values = _run_yaml(out)
     told = values.pop(PROVENANCE)
     slides = told.get("slides")
+    ended = "seconds" in told or slides is None
     facts = RunFacts(
         command=str(told.get("command") or ""),
         wall_seconds=told.get("seconds"),
         parameters={name: value for name, value in values.items() if value not in (None, [], "")},
         started=str(told.get("started") or ""),
-        ended="seconds" in told or slides is None,
+        ended=ended,
+        stopped="" if ended else _stopped(out, told),
     )
     if slides is None:  # a run of a version that did not write it
         slides = {path.parent.name: "" for path in sorted(out.glob("*/slide.json"))}
@@ -69,7 +75,7 @@ def read_run(out: Path) -> RunFolder:
         [
             skipped(slide_id, path, part_of[slide_id])
             if slide_id in part_of
-            else unrecorded.get(slide_id) or _record(out / slide_id, slide_id, path, facts.ended)
+            else unrecorded.get(slide_id) or _record(out / slide_id, slide_id, path, facts)
             for slide_id, path in slides.items()
         ],
     )
@@ -107,14 +113,32 @@ def skipped(slide_id: str, path: str, owner: str) -> dict[str, Any]:
     }
 
 
-def _record(folder: Path, slide_id: str, path: str, ended: bool) -> dict[str, Any]:
+STOPPED = {
+    "interrupt": "was interrupted",
+    "terminated": "was stopped by SIGTERM",
+    "walltime": "stopped before the end of its wall time",
+    "lease_lost": "lost its output folder to another run",
+}
+"""Why a run ended before its time -> the end of a sentence about it."""
+
+
+def _stopped(out: Path, told: Mapping[str, Any]) -> str:
+    """Why a run that has not ended is not going on; empty where it is."""
+    if "stopped" in told:
+        return STOPPED.get(told["stopped"], "was stopped")
+    found = find(out / NAME)
+    # the clock of this machine will do for what is only shown
+    return "died" if found is None or found.is_dead(time.time()) else ""
+
+
+def _record(folder: Path, slide_id: str, path: str, run: RunFacts) -> dict[str, Any]:
     """The slide's record as it lies on disk, checked; without one the slide waits, or has lost it."""
     known = {"slide_id": slide_id, "path": path}
     try:
         record = json.loads((folder / "slide.json").read_text("utf-8"))
     except FileNotFoundError:
         waiting = {**known, "status": "waiting", "reason": "", "message": "not begun"}
-        return bad_record(known, "it is missing") if ended else waiting
+        return bad_record(known, "it is missing") if run.ended else waiting
     except OSError as error:
         return bad_record(known, str(error.strerror))
     except ValueError:
@@ -124,5 +148,7 @@ def _record(folder: Path, slide_id: str, path: str, ended: bool) -> dict[str, An
     if record.get("schema") != SCHEMA:
         return bad_record(known, f"its schema is {record.get('schema')!r}, this version of wsikit reads {SCHEMA}")
     record = {**record, "slide_id": slide_id}
+    if record.get("status") == "running" and (run.ended or run.stopped):
+        record |= {"status": "stopped", "message": "stopped on the way; run again to go on"}
     wrong = problem(record)
     return bad_record({**record, **known} if path else record, wrong) if wrong else record

@@ -173,6 +173,7 @@ def _environment() -> jinja2.Environment:
         environment.filters[filter_.__name__] = filter_
     environment.globals |= {
         "shown_bad_tiles": SHOWN_BAD_TILES,
+        "unfinished": cohort.UNFINISHED,
         "open_lists": OPEN_LISTS,
         "flag_share": FLAG_SHARE,
         "meaning": cohort.MEANING,
