@@ -1,0 +1,240 @@
+"""What a run will take: seconds, bytes on disk, and memory, from running the model on a few places of the slides.
+
+1. A few slides, evenly spread over those that have windows, the largest among them, are run for a few seconds in all
+   (``SECONDS``): the pipeline itself on some groups of windows evenly spread over the tissue, into a folder that is
+   thrown away. A first group is not counted: it pays for what is loaded once.
+2. That gives, per window, the seconds of reading, model, post-processing and merging and the bytes of the outputs and
+   of the spool; per slide, the seconds of ``prepare`` and the peak of memory.
+3. A slide takes what looking at it took for opening and tissue, ``prepare``, and its windows times the rates. A slide
+   that was measured counts by its own rates, the others by those of all measured windows together.
+4. A run takes the sum over its slides, divided by its processes, and ``START`` for these. No slide is done faster than
+   its own super-tiles are by all processes: that bound is the same sum.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+
+from wsikit.config import RunConfig
+from wsikit.pipeline.batch import make_sinks, quality_filter, tissue_of
+from wsikit.pipeline.doctor.findings import Diagnosis
+from wsikit.pipeline.inputs import SlideEntry
+from wsikit.pipeline.run import RunReport, run, size_on_disk
+from wsikit.pipeline.supertile import peak_rss_mb
+from wsikit.predictions import Model
+from wsikit.slides import Slide, open_slide
+from wsikit.tiling import SUPERTILE, TileGrid
+from wsikit.tissue import TissueMask
+
+SECONDS = 8.0
+"""That the model is run for, over all measured slides. One group of windows is run whatever it takes."""
+SLIDES = 3
+"""Slides that are measured at most."""
+GROUP = 2048
+"""Side in lattice px of a group of windows: with less, a window's halo would be read more often than a run reads it."""
+START = 3.0
+"""Seconds until worker processes are up, where there are several (2.7 s on the machine of docs/measured.md)."""
+FIXED_BYTES = 1_500_000
+"""Of a slide's outputs however few windows it has: overview.png, slide.json, metadata (1.2 MB for the demo pyramid)."""
+PARENT_BYTES = 250 << 20
+"""Resident memory of the process that watches over worker processes."""
+CHANNELS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What windows took. All but ``windows`` and ``prepare`` and ``peak_bytes`` are per window."""
+
+    windows: float
+    """That were run."""
+    predict: float
+    """Wall seconds where one process runs all, its stages side by side."""
+    work: float
+    """Seconds of all stages, one after another as in a worker process."""
+    merge: float
+    bytes: float
+    """Of the outputs."""
+    spool_bytes: float
+    prepare: float
+    """Seconds, once per slide."""
+    peak_bytes: float
+    """Most resident memory of the process that ran them."""
+
+    @classmethod
+    def together(cls, rates: Iterable[Rates]) -> Rates:
+        """Of several slides: each window counts once, ``prepare`` per slide, the peak is the largest."""
+        found = list(rates)
+        windows = np.array([rate.windows for rate in found], np.float64)
+        values = {field.name: [getattr(rate, field.name) for rate in found] for field in fields(cls)}
+        mean = {name: float(np.average(column, weights=windows)) for name, column in values.items()}
+        whole: dict[str, float] = {
+            "windows": float(windows.sum()),
+            "prepare": float(np.mean([rate.prepare for rate in found])),
+            "peak_bytes": max(rate.peak_bytes for rate in found),
+        }
+        return cls(**(mean | whole))
+
+
+def measure(entry: SlideEntry, config: RunConfig, model: Model, seconds: float) -> dict[str, float]:
+    """Run the model on some windows of a slide and tell ``Rates`` as a dictionary.
+
+    Args:
+        entry: a slide that has windows.
+        config: of the run that is planned; its outputs are made and thrown away.
+        model: not bound to a slide.
+        seconds: that this should take; a first group of windows is run twice whatever it takes.
+
+    Raises WsikitError for what a run would fail by.
+    """
+    with open_slide(entry.path, entry.mpp or config.mpp_override, isolate=config.isolate) as slide:
+        tissue = tissue_of(slide, entry, config)
+        groups = TileGrid.cover(slide, model.tile, tissue).supertiles(GROUP)
+        one = _tried(slide, tissue, config, model, groups[len(groups) // 2 :][:1])
+        first = one[0].seconds["total"]
+        count = int(np.clip((seconds - first) / max(first, 1e-3), 1, len(groups)))
+        report, spooled = _tried(slide, tissue, config, model, _evenly(groups, count))
+    return asdict(_rates(report, spooled))
+
+
+def _evenly(groups: Sequence[TileGrid], count: int) -> list[TileGrid]:
+    """The middle of each of ``count`` equal stretches."""
+    return [groups[(2 * i + 1) * len(groups) // (2 * count)] for i in range(count)]
+
+
+def _tried(
+    slide: Slide, tissue: TissueMask, config: RunConfig, model: Model, groups: Sequence[TileGrid]
+) -> tuple[RunReport, int]:
+    """Run the windows of some groups; also the bytes of the spool when the last of them was done."""
+    with tempfile.TemporaryDirectory(prefix="wsikit-doctor-") as name:
+        folder, spool, spooled = Path(name) / "out", Path(name) / "spool", [0]
+        folder.mkdir()
+        report = run(
+            slide,
+            model,
+            *make_sinks(config, folder),
+            mask=_limited(tissue.unlimited(), slide, groups),
+            batch_size=config.batch_size,
+            supertile=GROUP,
+            qc=quality_filter(config),
+            spool=spool,
+            progress=lambda done, total: spooled.__setitem__(0, size_on_disk(spool) if done == total else 0),
+        )
+    return report, spooled[0]
+
+
+def _limited(tissue: TissueMask, slide: Slide, groups: Sequence[TileGrid]) -> TissueMask:
+    """Tissue inside the cores of these windows only, and no window beside them."""
+    boxes = [region.level0(slide) for grid in groups for region in (grid.core(i) for i in range(len(grid)))]
+    plane = shapely.box(0, 0, slide.width, slide.height)
+    return tissue.limited(np.array([shapely.box(*box).intersection(plane) for box in boxes], object), slide)
+
+
+def _rates(report: RunReport, spooled: int) -> Rates:
+    windows, seconds, busy = len(report.quality), report.seconds, report.busy
+    return Rates(
+        windows,
+        predict=seconds["predict"] / windows,
+        work=(busy.read + busy.model + busy.post) / windows,
+        merge=seconds["merge"] / windows,
+        bytes=sum(report.outputs.values()) / windows,
+        spool_bytes=spooled / windows,
+        prepare=seconds["prepare"],
+        peak_bytes=peak_rss_mb() * (1 << 20),
+    )
+
+
+def to_measure(found: Sequence[Diagnosis]) -> list[Diagnosis]:
+    """At most ``SLIDES`` of the slides that have windows, by their number of windows evenly spread, the largest among
+    them."""
+    able = sorted((one for one in found if one.facts.get("windows")), key=lambda one: -int(one.facts["windows"]))
+    return [able[i * len(able) // min(SLIDES, len(able))] for i in range(min(SLIDES, len(able)))]
+
+
+def forecast(
+    found: Sequence[Diagnosis], rates: Mapping[str, Rates], config: RunConfig, model: Model, processes: int
+) -> list[Diagnosis]:
+    """The same slides with what a run would need for each that it would not fail on.
+
+    Args:
+        found: slides that were looked at.
+        rates: slide id -> what was measured on it; without any, nothing is foretold.
+        config: of the run.
+        model: of the run.
+        processes: that it works with.
+    """
+    if not rates:
+        return list(found)
+    pooled = Rates.together(rates.values())
+    return [
+        one
+        if "windows" not in one.facts
+        else replace(one, forecast=_of_slide(one, rates.get(one.slide_id, pooled), config, model, processes))
+        for one in found
+    ]
+
+
+def _of_slide(one: Diagnosis, rates: Rates, config: RunConfig, model: Model, processes: int) -> dict[str, float]:
+    windows, spent = int(one.facts["windows"]), one.facts["seconds"]
+    once = spent.get("open", 0.0) + spent.get("tissue", 0.0) + (rates.prepare if windows else 0.0)
+    per_window = (rates.predict if processes == 1 else rates.work) + rates.merge
+    return {
+        "seconds": once + windows * per_window,
+        "bytes": FIXED_BYTES + windows * rates.bytes,
+        "spool_bytes": windows * rates.spool_bytes,
+        "memory_bytes": predicted_peak(rates.peak_bytes, model, config, windows, ahead=processes == 1),
+    }
+
+
+def predicted_peak(measured: float, model: Model, config: RunConfig, windows: int, *, ahead: bool) -> float:
+    """Resident bytes of a process that works on a slide: an estimate, no promise.
+
+    What was measured on groups of windows (libraries, model, batches and their answers, the tissue picture), and what a
+    whole super-tile holds more than such a group: its pixels with the halo, RGB, once, and once more where the next one
+    is read ahead.
+
+    Args:
+        measured: peak of the process that ran groups of ``GROUP`` px a side.
+        model: whose windows they are.
+        config: of the run, for its super-tile.
+        windows: of the slide: fewer than fill a super-tile take less.
+        ahead: whether one process runs all and reads ahead.
+    """
+    spec = model.tile
+    most = spec.step**2 * windows
+    side, group = (min(side // spec.step * spec.step or spec.step, most**0.5) for side in (_side(config), GROUP))
+    more = (side + 2 * spec.halo) ** 2 - (group + 2 * spec.halo) ** 2
+    return float(measured + max(0.0, more) * CHANNELS * (2 if ahead else 1))
+
+
+def _side(config: RunConfig) -> int:
+    return config.supertile or SUPERTILE
+
+
+def total(found: Sequence[Diagnosis], processes: int) -> dict[str, Any]:
+    """What a run over all these slides would need; empty where nothing was foretold.
+
+    ``seconds`` of wall time with ``processes``, ``bytes`` of outputs, ``spool_bytes`` of the slides that are worked on
+    at once, ``memory_bytes`` of all processes, ``windows``, and ``slides`` that this is of.
+    """
+    told = [one for one in found if one.forecast]
+    if not told:
+        return {}
+    several = processes > 1
+    spools = sorted((one.forecast["spool_bytes"] for one in told), reverse=True)
+    peak = max(one.forecast["memory_bytes"] for one in told)
+    return {
+        "processes": processes,
+        "slides": len(told),
+        "windows": sum(int(one.facts["windows"]) for one in told),
+        "seconds": sum(one.forecast["seconds"] for one in told) / processes + START * several,
+        "bytes": sum(one.forecast["bytes"] for one in told),
+        "spool_bytes": sum(spools[:processes]),
+        "memory_bytes": peak * processes + PARENT_BYTES * several,
+    }
