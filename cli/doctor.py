@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -120,25 +120,31 @@ def _table(checkup: Checkup) -> Any:
 
     from wsikit.pipeline.lettering import printable
 
-    names = ("slide", "", "found", "size, px", "um/px", "tissue", "windows", "run")
-    table = Table(*names, box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("size, px", "um/px", "tissue", "windows", "run"):
-        next(column for column in table.columns if column.header == name).justify = "right"
+    from .progress import shortened
+
+    table = Table("slide", "found", box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("um/px", "tissue", "windows", "run"):
+        table.add_column(name, justify="right", no_wrap=True)
     shown = [slide for slide in checkup.slides if len(checkup.slides) <= SHOWN or slide.verdict in ("error", "warning")]
     for slide in shown:
-        verdict = Text(slide.verdict, STYLES[slide.verdict])
-        table.add_row(Text(printable(slide.slide_id), overflow="fold"), verdict, *_cells(slide))
+        shown_name = Text(printable(shortened(slide.slide_id, 40)), overflow="fold")
+        table.add_row(shown_name, Text(_worst(slide), STYLES[slide.verdict]), *_cells(slide))
     return table
 
 
-def _cells(slide: Diagnosis) -> list[Any]:
+def _worst(slide: Diagnosis) -> str:
+    """What the first finding means, and how many there are more."""
+    if not slide.findings:
+        return "ok"
+    more = f" (+{len(slide.findings) - 1})" if len(slide.findings) > 1 else ""
+    return f"{slide.verdict}: {slide.findings[0].title}{more}"
+
+
+def _cells(slide: Diagnosis) -> list[str]:
     from wsikit.pipeline.report.formats import duration, number, percent
 
     facts = slide.facts
-    size = f"{facts['width']}x{facts['height']}" if "width" in facts else ""
     return [
-        ", ".join(dict.fromkeys(finding.code for finding in slide.findings)),
-        size,
         f"{facts['mpp']:.4g}" if facts.get("mpp") else "",
         percent(facts["tissue_share"]) if "tissue_share" in facts else "",
         number(facts["windows"]) if "windows" in facts else "",
@@ -190,12 +196,12 @@ def _print_closing(console: Any, checkup: Checkup, out: Path | None) -> None:
         console.print(f"written to {out / 'doctor.csv'} and doctor.json", highlight=False, soft_wrap=True)
 
 
-def _foretold(total: dict[str, Any]) -> str:
+def _foretold(total: Mapping[str, Any]) -> str:
     from wsikit.pipeline.report.formats import counted, duration, size
 
+    slides, windows = counted(total["slides"], "slide"), counted(total["windows"], "window")
+    with_ = f"{total['processes']} process{'es' if total['processes'] > 1 else ''}"
     return (
-        f"a run of {counted(total['slides'], 'slide')} ({counted(total['windows'], 'window')}) with "
-        f"{counted(total['processes'], 'process').replace('processs', 'processes')}: about {duration(total['seconds'])}, "
-        f"{size(total['bytes'])} of outputs and {size(total['spool_bytes'])} beside them while it runs, "
-        f"{size(total['memory_bytes'])} of memory"
+        f"a run of {slides} ({windows}) with {with_}: about {duration(total['seconds'])}, {size(total['bytes'])} of "
+        f"outputs and {size(total['spool_bytes'])} beside them meanwhile, {size(total['memory_bytes'])} of memory"
     )

@@ -66,6 +66,9 @@ def missing_companions(found: Companions | None) -> Iterator[Finding]:
 def missing_ome(path: Path, properties: Mapping[str, str]) -> Iterator[Finding]:
     """The finding where an OME-TIFF names other files that are not beside it."""
     named = {name for text in properties.values() for name in OME.findall(text)}
+    # the only name is the file's own, which may have been given another one since
+    if len(named) < 2 and not any("MetadataFile=" in text for text in properties.values()):
+        return
     files = tuple(_beside(path, name) for name in sorted(named))
     yield from missing_companions(Companions(path, files))
 

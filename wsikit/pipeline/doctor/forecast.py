@@ -1,14 +1,14 @@
 """What a run will take: seconds, bytes on disk, and memory, from running the model on a few places of the slides.
 
-1. A few slides, evenly spread over those that have windows, the largest among them, are run for a few seconds in all
-   (``SECONDS``): the pipeline itself on some groups of windows evenly spread over the tissue, into a folder that is
-   thrown away. A first group is not counted: it pays for what is loaded once.
-2. That gives, per window, the seconds of reading, model, post-processing and merging and the bytes of the outputs and
-   of the spool; per slide, the seconds of ``prepare`` and the peak of memory.
+1. At most ``SLIDES`` slides, by their number of windows evenly spread, the largest among them, are run for about
+   ``SECONDS`` in all: the pipeline itself, on one window and then on some groups of windows evenly spread over the
+   tissue, into a folder that is thrown away. A first go on one window is not counted: it loads libraries.
+2. Per window that gives the seconds of reading, model and post-processing, and the bytes of the spool; from the
+   difference of the two, the seconds of merging and the bytes of outputs per window, and what both are for no window
+   at all (the overview, the pictures in the outputs); per slide, the seconds of ``prepare`` and the peak of memory.
 3. A slide takes what looking at it took for opening and tissue, ``prepare``, and its windows times the rates. A slide
    that was measured counts by its own rates, the others by those of all measured windows together.
-4. A run takes the sum over its slides, divided by its processes, and ``START`` for these. No slide is done faster than
-   its own super-tiles are by all processes: that bound is the same sum.
+4. A run takes the sum over its slides divided by its processes, and ``START`` for these.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import shapely
 from wsikit.config import RunConfig
 from wsikit.pipeline.batch import make_sinks, quality_filter, tissue_of
 from wsikit.pipeline.doctor.findings import Diagnosis
+from wsikit.pipeline.each import OVERVIEW
 from wsikit.pipeline.inputs import SlideEntry
 from wsikit.pipeline.run import RunReport, run, size_on_disk
 from wsikit.pipeline.supertile import peak_rss_mb
@@ -34,15 +35,13 @@ from wsikit.tiling import SUPERTILE, TileGrid
 from wsikit.tissue import TissueMask
 
 SECONDS = 8.0
-"""That the model is run for, over all measured slides. One group of windows is run whatever it takes."""
-SLIDES = 3
+"""That the model is run for, over all measured slides. A window and a group of them are run whatever they take."""
+SLIDES = 2
 """Slides that are measured at most."""
 GROUP = 2048
 """Side in lattice px of a group of windows: with less, a window's halo would be read more often than a run reads it."""
 START = 3.0
 """Seconds until worker processes are up, where there are several (2.7 s on the machine of docs/measured.md)."""
-FIXED_BYTES = 1_500_000
-"""Of a slide's outputs however few windows it has: overview.png, slide.json, metadata (1.2 MB for the demo pyramid)."""
 PARENT_BYTES = 250 << 20
 """Resident memory of the process that watches over worker processes."""
 CHANNELS = 3
@@ -50,33 +49,36 @@ CHANNELS = 3
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What windows took. All but ``windows`` and ``prepare`` and ``peak_bytes`` are per window."""
+    """What windows took, and what a slide takes once."""
 
     windows: float
     """That were run."""
     predict: float
-    """Wall seconds where one process runs all, its stages side by side."""
+    """Wall seconds per window where one process runs all, its stages side by side."""
     work: float
-    """Seconds of all stages, one after another as in a worker process."""
-    merge: float
-    bytes: float
-    """Of the outputs."""
+    """Seconds per window of all stages, one after another as in a worker process."""
     spool_bytes: float
+    """Per window."""
+    merge: float
+    """Seconds per window."""
+    merge_once: float
+    bytes: float
+    """Of the outputs per window."""
+    bytes_once: float
     prepare: float
-    """Seconds, once per slide."""
+    """Seconds, once."""
     peak_bytes: float
     """Most resident memory of the process that ran them."""
 
     @classmethod
     def together(cls, rates: Iterable[Rates]) -> Rates:
-        """Of several slides: each window counts once, ``prepare`` per slide, the peak is the largest."""
+        """Of several slides, by their windows; the peak is the largest."""
         found = list(rates)
         windows = np.array([rate.windows for rate in found], np.float64)
         values = {field.name: [getattr(rate, field.name) for rate in found] for field in fields(cls)}
         mean = {name: float(np.average(column, weights=windows)) for name, column in values.items()}
         whole: dict[str, float] = {
             "windows": float(windows.sum()),
-            "prepare": float(np.mean([rate.prepare for rate in found])),
             "peak_bytes": max(rate.peak_bytes for rate in found),
         }
         return cls(**(mean | whole))
@@ -89,18 +91,20 @@ def measure(entry: SlideEntry, config: RunConfig, model: Model, seconds: float) 
         entry: a slide that has windows.
         config: of the run that is planned; its outputs are made and thrown away.
         model: not bound to a slide.
-        seconds: that this should take; a first group of windows is run twice whatever it takes.
+        seconds: that this should take; a window and a group of windows are run whatever they take.
 
     Raises WsikitError for what a run would fail by.
     """
     with open_slide(entry.path, entry.mpp or config.mpp_override, isolate=config.isolate) as slide:
         tissue = tissue_of(slide, entry, config)
-        groups = TileGrid.cover(slide, model.tile, tissue).supertiles(GROUP)
-        one = _tried(slide, tissue, config, model, groups[len(groups) // 2 :][:1])
-        first = one[0].seconds["total"]
-        count = int(np.clip((seconds - first) / max(first, 1e-3), 1, len(groups)))
-        report, spooled = _tried(slide, tissue, config, model, _evenly(groups, count))
-    return asdict(_rates(report, spooled))
+        grid = TileGrid.cover(slide, model.tile, tissue)
+        groups, single = grid.supertiles(GROUP), grid[len(grid) // 2 :][:1]
+        _loaded(slide, tissue, config, model, single)
+        small = _tried(slide, tissue, config, model, [single])
+        left = seconds - small.report.seconds["total"]
+        count = int(np.clip(left / (small.per_window * len(groups[0])), 1, len(groups)))
+        large = _tried(slide, tissue, config, model, _evenly(groups, count))
+    return asdict(_rates(small, large))
 
 
 def _evenly(groups: Sequence[TileGrid], count: int) -> list[TileGrid]:
@@ -108,10 +112,39 @@ def _evenly(groups: Sequence[TileGrid], count: int) -> list[TileGrid]:
     return [groups[(2 * i + 1) * len(groups) // (2 * count)] for i in range(count)]
 
 
-def _tried(
-    slide: Slide, tissue: TissueMask, config: RunConfig, model: Model, groups: Sequence[TileGrid]
-) -> tuple[RunReport, int]:
-    """Run the windows of some groups; also the bytes of the spool when the last of them was done."""
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """A run over some windows."""
+
+    report: RunReport
+    bytes: int
+    """Of all that it wrote."""
+    spool_bytes: int
+    """When the last window was done."""
+
+    @property
+    def windows(self) -> int:
+        return len(self.report.quality)
+
+    @property
+    def per_window(self) -> float:
+        """Seconds, at least a little."""
+        return max(1e-4, self.report.seconds["predict"] / self.windows)
+
+
+_LOADED: set[str] = set()
+"""Names of the models that have run in this process."""
+
+
+def _loaded(slide: Slide, tissue: TissueMask, config: RunConfig, model: Model, single: TileGrid) -> None:
+    """Run once what loads libraries when it is first used."""
+    if model.name not in _LOADED:
+        _tried(slide, tissue, config, model, [single])
+        _LOADED.add(model.name)
+
+
+def _tried(slide: Slide, tissue: TissueMask, config: RunConfig, model: Model, groups: Sequence[TileGrid]) -> _Tried:
+    """Run the windows of some groups into a folder that is thrown away."""
     with tempfile.TemporaryDirectory(prefix="wsikit-doctor-") as name:
         folder, spool, spooled = Path(name) / "out", Path(name) / "spool", [0]
         folder.mkdir()
@@ -123,10 +156,11 @@ def _tried(
             batch_size=config.batch_size,
             supertile=GROUP,
             qc=quality_filter(config),
+            overview=folder / OVERVIEW,
             spool=spool,
             progress=lambda done, total: spooled.__setitem__(0, size_on_disk(spool) if done == total else 0),
         )
-    return report, spooled[0]
+        return _Tried(report, size_on_disk(folder), spooled[0])
 
 
 def _limited(tissue: TissueMask, slide: Slide, groups: Sequence[TileGrid]) -> TissueMask:
@@ -136,18 +170,29 @@ def _limited(tissue: TissueMask, slide: Slide, groups: Sequence[TileGrid]) -> Ti
     return tissue.limited(np.array([shapely.box(*box).intersection(plane) for box in boxes], object), slide)
 
 
-def _rates(report: RunReport, spooled: int) -> Rates:
-    windows, seconds, busy = len(report.quality), report.seconds, report.busy
+def _rates(small: _Tried, large: _Tried) -> Rates:
+    report, windows = large.report, large.windows
+    busy = report.busy
+    merge_once, merge = _line(small.windows, small.report.seconds["merge"], windows, report.seconds["merge"])
+    bytes_once, bytes_each = _line(small.windows, small.bytes, windows, large.bytes)
     return Rates(
         windows,
-        predict=seconds["predict"] / windows,
+        predict=report.seconds["predict"] / windows,
         work=(busy.read + busy.model + busy.post) / windows,
-        merge=seconds["merge"] / windows,
-        bytes=sum(report.outputs.values()) / windows,
-        spool_bytes=spooled / windows,
-        prepare=seconds["prepare"],
+        spool_bytes=large.spool_bytes / windows,
+        merge=merge,
+        merge_once=merge_once,
+        bytes=bytes_each,
+        bytes_once=bytes_once,
+        prepare=min(small.report.seconds["prepare"], report.seconds["prepare"]),
         peak_bytes=peak_rss_mb() * (1 << 20),
     )
+
+
+def _line(x0: int, y0: float, x1: int, y1: float) -> tuple[float, float]:
+    """(at zero, slope) of the line through two points, neither of them negative; one point is all of it at zero."""
+    slope = max(0.0, (y1 - y0) / (x1 - x0)) if x1 > x0 else 0.0
+    return max(0.0, y1 - slope * x1), slope
 
 
 def to_measure(found: Sequence[Diagnosis]) -> list[Diagnosis]:
@@ -182,11 +227,11 @@ def forecast(
 
 def _of_slide(one: Diagnosis, rates: Rates, config: RunConfig, model: Model, processes: int) -> dict[str, float]:
     windows, spent = int(one.facts["windows"]), one.facts["seconds"]
-    once = spent.get("open", 0.0) + spent.get("tissue", 0.0) + (rates.prepare if windows else 0.0)
+    once = spent.get("open", 0.0) + spent.get("tissue", 0.0) + rates.prepare * (windows > 0) + rates.merge_once
     per_window = (rates.predict if processes == 1 else rates.work) + rates.merge
     return {
         "seconds": once + windows * per_window,
-        "bytes": FIXED_BYTES + windows * rates.bytes,
+        "bytes": rates.bytes_once + windows * rates.bytes,
         "spool_bytes": windows * rates.spool_bytes,
         "memory_bytes": predicted_peak(rates.peak_bytes, model, config, windows, ahead=processes == 1),
     }

@@ -17,9 +17,9 @@ from wsikit.pipeline.doctor.companions import missing_ome
 from wsikit.pipeline.doctor.findings import Diagnosis, Finding, in_order, problem
 from wsikit.pipeline.doctor.resolution import doubtful_mpp, objective_power
 from wsikit.pipeline.doctor.tiles import look_at_tiles, tile_findings
-from wsikit.pipeline.inputs import SlideEntry
+from wsikit.pipeline.inputs import IMAGE_SUFFIXES, SlideEntry
 from wsikit.predictions import Model
-from wsikit.slides import Slide, open_reader
+from wsikit.slides import Slide, open_reader, open_with
 from wsikit.slides.slide import checked_mpp
 from wsikit.tiling import SUPERTILE, TileGrid
 from wsikit.tissue import COARSEST_MPP, TissueMask
@@ -33,6 +33,8 @@ COARSE = 4.0
 """A slide has coarse levels where one is at most this many times finer than the tissue mask."""
 WHITE = 220
 """Glass is brighter than this (mean of R, G and B)."""
+UNKNOWN = ("OpenSlide does not know the format", "neither a PNG")
+"""How readers' reasons begin where another one's may say more."""
 PEN_SHARE = 0.002
 """Share of the slide under ink that is worth a note."""
 
@@ -56,18 +58,33 @@ def look_at_slide(
         look.open()
         look.see(wanted, seed)
     except WsikitError as error:
-        look.findings.append(_explained(error, entry.path))
+        look.findings.append(_explained(error, entry.path, isolate=config.isolate))
     finally:
         look.close()
     look.facts["seconds"] = look.clock.seconds()
     return Diagnosis(entry.slide_id, str(entry.path), entry.patient, in_order(look.findings), look.facts)
 
 
-def _explained(error: WsikitError, path: Path) -> Finding:
-    """That a file was cut short explains why no reader opens it."""
+def _explained(error: WsikitError, path: Path, *, isolate: bool) -> Finding:
+    """An error in few words: what all readers say is for ``wsikit info``."""
     if error.code == "unreadable" and "was cut short" in str(error):
-        return Finding("truncated", "error", f"{path.name}: {error}", "copy the file again: a part of it is missing")
-    return problem(error)
+        said = f"{path.name} ends before its own index does"
+        return Finding("truncated", "error", said, "copy the file again: a part of it is missing")
+    if not isinstance(error, SlideOpenError) or error.code == "not_a_file":
+        return problem(error)
+    reason = _reason(path, isolate=isolate) if error.code == "unreadable" else str(error.__cause__ or error)
+    return Finding(error.code, "error", f"{path.name}: {reason}; `wsikit info` has what each reader says", error.remedy)
+
+
+def _reason(path: Path, *, isolate: bool) -> str:
+    """Why the reader does not take a file that knows most of its kind."""
+    said: list[str] = []
+    for name in ("image",) if path.suffix.lower() in IMAGE_SUFFIXES else ("openslide", "image"):
+        try:
+            open_with(name, path, isolate=isolate).close()
+        except SlideOpenError as error:
+            said.append(str(error).removeprefix(f"Reading {path}: "))
+    return next((text for text in said if not text.startswith(UNKNOWN)), said[0])
 
 
 class _Look:
@@ -110,7 +127,10 @@ class _Look:
         tissue = self._tissue() if self.has_mpp else None
         with self.clock("tiles"):
             levels = look_at_tiles(self.slide, tissue, wanted, seed)
-        self.findings += tile_findings(levels)
+        told = list(tile_findings(levels))
+        # the tiles say more of it than looking for tissue did
+        said = {finding.code for finding in told}
+        self.findings = [finding for finding in self.findings if finding.code not in said] + told
         bad = sum(len(level.bad) + len(level.misplaced) for level in levels)
         self.facts |= {"tiles": sum(level.count for level in levels), "tiles_seen": sum(level.seen for level in levels)}
         self.facts |= {"tiles_bad": bad}
@@ -131,7 +151,7 @@ class _Look:
             self.findings.append(problem(error))
             return None
         area = self.slide.width * self.slide.height * self.slide.mpp**2
-        self.facts |= {"tissue_mm2": tissue.area_um2 / 1e6, "tissue_share": tissue.area_um2 / area}
+        self.facts |= {"tissue_mm2": tissue.area_um2 / 1e6, "tissue_share": min(1.0, tissue.area_um2 / area)}
         self.findings += _tissue_findings(self.slide, tissue)
         return tissue
 
@@ -160,7 +180,7 @@ def _tissue_findings(slide: Slide, tissue: TissueMask) -> Iterator[Finding]:
         return
     pixels = slide.read_partial(slide.plane(tissue.mpp)).pixels
     white = float((pixels.mean(axis=2, dtype=np.float32) > WHITE).mean())
-    code, what = ("blank", "white") if white > 0.99 else ("no_tissue", "brighter than stained tissue")
+    code, what = ("blank", "white") if white > 0.99 else ("no_tissue", "as bright as glass")
     said = f"no tissue was found: {white:.1%} of the slide is {what}"
     yield Finding(
         code, "warning", said, "look at the slide; if there is tissue, draw it (mask_path) or say --tissue whole"

@@ -1,4 +1,4 @@
-"""Which tiles of a slide cannot be decoded: what the file's tables say of all of them, and what decoding a sample shows.
+"""Which tiles of a slide cannot be decoded: what the file's tables say of all, and what decoding a sample shows.
 
 The sample of a level, of ``wanted`` tiles, is drawn with a seed that depends on the file's content alone:
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from wsikit.errors import PixelReadError
 from wsikit.pipeline.doctor.findings import Finding
+from wsikit.pipeline.report.formats import counted
 from wsikit.slides import Slide
 from wsikit.slides.tiles import TileReader
 from wsikit.tissue import TissueMask
@@ -40,7 +41,7 @@ class LevelTiles:
     left_out: int
     """Which the file legally does not hold; they show as background."""
     misplaced: tuple[tuple[int, int], ...]
-    """(x, y) px of the level: tiles that should lie past the end of the file. All of them, where the file has tables."""
+    """(x, y) px of the level: tiles that should lie past the end of the file: all of them, where it has tables."""
     seen: int
     """How many were decoded."""
     bad: tuple[tuple[int, int, str], ...]
@@ -151,13 +152,12 @@ def tile_findings(levels: Sequence[LevelTiles]) -> Iterator[Finding]:
     for level in levels:
         of = f"{level.count:,} tiles of level {level.level}"
         if level.misplaced:
-            at = _places([place for place in level.misplaced])
+            at = _places(level.misplaced)
             said = f"{len(level.misplaced):,} of the {of} should lie past the end of the file ({at})"
             yield Finding("truncated", "error", said, "copy the file again: a part of it is missing")
         if level.bad and len(level.bad) == level.seen:
-            said = (
-                f"none of {level.seen:,} tiles of level {level.level} that were tried can be decoded: {level.bad[0][2]}"
-            )
+            tried = f"{counted(level.seen, 'tile')} of level {level.level} tried"
+            said = f"{tried}, none of them can be decoded: {level.bad[0][2]}"
             yield Finding("unreadable_pixels", "error", said, "copy or scan the slide again")
         elif level.bad:
             tried = "all" if level.seen == level.count else f"{level.seen:,}"
@@ -166,9 +166,7 @@ def tile_findings(levels: Sequence[LevelTiles]) -> Iterator[Finding]:
             yield Finding("bad_tiles", "error", said, REMEDY)
         if level.left_out:
             said = f"level {level.level} leaves out {level.left_out:,} of {level.left_out + level.count:,} tiles"
-            yield Finding(
-                "left_out_tiles", "note", said, "nothing, if it is what the scanner skipped: it is background"
-            )
+            yield Finding("left_out_tiles", "note", said, "nothing, where the scanner skipped it: it is background")
 
 
 def _places(places: Sequence[tuple[int, int]]) -> str:

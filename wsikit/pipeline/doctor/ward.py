@@ -8,7 +8,7 @@ of its own, so that the damage is told tile by tile.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ class Ward:
         return replace(second, findings=(finding, *second.findings))
 
     def measure(self, entry: SlideEntry, seconds: float) -> Mapping[str, float]:
-        """See ``wsikit.pipeline.doctor.forecast.measure``. Raises WsikitError; LostChildError where it cost the child."""
+        """See ``forecast.measure``. Raises WsikitError, and LostChildError where it cost the child."""
         measured: Mapping[str, float] = self._ask("measure", [_told(entry), seconds], SECONDS)
         return measured
 
@@ -107,8 +107,8 @@ class _Looking:
     model: Model | None = None
 
     def __call__(self, what: str, about: list[Any]) -> tuple[Any, Any]:
-        answer = {"begin": self._begin, "look": self._look, "measure": self._measure}[what](*about)
-        return answer, b""
+        answers: dict[str, Callable[..., Any]] = {"begin": self._begin, "look": self._look, "measure": self._measure}
+        return answers[what](*about), b""
 
     def _begin(self, config: dict[str, Any], with_model: bool) -> None:
         from wsikit.pipeline.model import load_model
