@@ -160,9 +160,9 @@ def tile_findings(levels: Sequence[LevelTiles]) -> Iterator[Finding]:
             said = f"{tried}, none of them can be decoded: {level.bad[0][2]}"
             yield Finding("unreadable_pixels", "error", said, "copy or scan the slide again")
         elif level.bad:
-            tried = "all" if level.seen == level.count else f"{level.seen:,}"
+            tried = "" if level.seen == level.count else f"{level.seen:,} tried of "
             at = _places([(x, y) for x, y, _ in level.bad])
-            said = f"{len(level.bad):,} of {tried} tried of {of} cannot be decoded ({at}): {level.bad[0][2]}"
+            said = f"{len(level.bad):,} of {tried}{of} cannot be decoded ({at}): {level.bad[0][2]}"
             yield Finding("bad_tiles", "error", said, REMEDY)
         if level.left_out:
             said = f"level {level.level} leaves out {level.left_out:,} of {level.left_out + level.count:,} tiles"
