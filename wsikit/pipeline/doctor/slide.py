@@ -20,6 +20,7 @@ from wsikit.pipeline.doctor.tiles import look_at_tiles, tile_findings
 from wsikit.pipeline.inputs import IMAGE_SUFFIXES, SlideEntry
 from wsikit.predictions import Model
 from wsikit.slides import Slide, open_reader, open_with
+from wsikit.slides.ifd import check_ifds
 from wsikit.slides.slide import checked_mpp
 from wsikit.tiling import SUPERTILE, TileGrid
 from wsikit.tissue import COARSEST_MPP, TissueMask
@@ -35,6 +36,8 @@ WHITE = 220
 """Glass is brighter than this (mean of R, G and B)."""
 UNKNOWN = ("OpenSlide does not know the format", "neither a PNG")
 """How readers' reasons begin where another one's may say more."""
+CUT = "was cut short"
+"""What readers say of a file that ends within what it says of itself."""
 PEN_SHARE = 0.002
 """Share of the slide under ink that is worth a note."""
 
@@ -67,13 +70,26 @@ def look_at_slide(
 
 def _explained(error: WsikitError, path: Path, *, isolate: bool) -> Finding:
     """An error in few words: what all readers say is for ``wsikit info``."""
-    if error.code == "unreadable" and "was cut short" in str(error):
-        said = f"{path.name} ends before its own index does"
-        return Finding("truncated", "error", said, "copy the file again: a part of it is missing")
+    if error.code == "unreadable" and CUT in str(error):
+        return _cut_short(path)
     if not isinstance(error, SlideOpenError) or error.code == "not_a_file":
         return problem(error)
     reason = _reason(path, isolate=isolate) if error.code == "unreadable" else str(error.__cause__ or error)
     return Finding(error.code, "error", f"{path.name}: {reason}; `wsikit info` has what each reader says", error.remedy)
+
+
+def _cut_short(path: Path) -> Finding:
+    said = f"{path.name} ends before its own index does"
+    return Finding("truncated", "error", said, "copy the file again: a part of it is missing")
+
+
+def _lost_levels(path: Path) -> Iterator[Finding]:
+    """A TIFF that was cut short within its directories may still open, with the levels that are left."""
+    try:
+        check_ifds(path)
+    except SlideOpenError as error:
+        if CUT in str(error):
+            yield _cut_short(path)
 
 
 def _reason(path: Path, *, isolate: bool) -> str:
@@ -114,6 +130,7 @@ class _Look:
         self.facts |= {"reader": reader.name, "vendor": reader.vendor, "width": width, "height": height}
         self.facts |= {"levels": len(reader.sizes), "mpp": mpp, "power": power}
         self.facts |= {"mpp_source": self.slide.mpp_source if mpp is not None else reader.mpp_source}
+        self.findings += _lost_levels(self.entry.path)
         self.findings += missing_ome(self.entry.path, reader.properties)
         if mpp is not None:
             is_dicom = reader.vendor == "dicom"
