@@ -27,7 +27,20 @@ from wsikit.predictors import PREDICTORS
 from wsikit.sinks import SINKS
 from wsikit.slides import open_slide
 
-VERBS = ["info", "tissue", "tile", "run", "embed", "report", "evaluate", "convert", "models", "samples", "config"]
+VERBS = [
+    "info",
+    "doctor",
+    "tissue",
+    "tile",
+    "run",
+    "embed",
+    "report",
+    "evaluate",
+    "convert",
+    "models",
+    "samples",
+    "config",
+]
 FAST = ["-n", "1", "--mpp-override", "0.5"]
 """One process: no dask to start."""
 
