@@ -37,6 +37,7 @@ def doctor(
     mpp: Annotated[
         float | None, typer.Option(help="Micrometres per pixel that the model sees; its own if not given.")
     ] = None,
+    mag: running.Mag = None,
     mpp_override: running.MppOverride = None,
     num_workers: Annotated[
         int | None,
@@ -67,7 +68,7 @@ def doctor(
 
     flags = {
         "model": model,
-        "mpp": mpp,
+        "mpp": running.resolution(mpp, mag),
         "mpp_override": mpp_override,
         "num_workers": num_workers,
         "tissue": tissue,
@@ -78,7 +79,7 @@ def doctor(
     entries = find_slides(source, out, isolate=True)[:limit]
     wanted = None if full else sample or SAMPLE
     with _watching(sum(entry.part_of is None for entry in entries), silent=json) as seen:
-        checkup = check_up(entries, planned, source=source, with_model=not no_model, sample=wanted, seen=seen)
+        checkup = check_up(entries, planned, source=source, out=out, with_model=not no_model, sample=wanted, seen=seen)
     _tell(checkup, out, json=json)
     if any(slide.verdict == "error" for slide in checkup.slides):
         raise typer.Exit(FOUND)

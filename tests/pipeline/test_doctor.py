@@ -21,7 +21,7 @@ from wsikit.pipeline.batch import run_many
 from wsikit.pipeline.doctor import Checkup, check_up, files
 from wsikit.pipeline.doctor.companions import companions, missing_companions, missing_ome
 from wsikit.pipeline.doctor.findings import Diagnosis, Finding
-from wsikit.pipeline.doctor.forecast import GROUP, Rates, forecast, predicted_peak, to_measure, total
+from wsikit.pipeline.doctor.forecast import GROUP, Rates, forecast, predicted_peak, shortages, to_measure, total
 from wsikit.pipeline.doctor.resolution import doubtful_mpp, objective_power
 from wsikit.pipeline.doctor.slide import look_at_slide
 from wsikit.pipeline.doctor.tiles import sampled
@@ -431,6 +431,22 @@ class Bad(Stateless):
     def predict(self, batch):
         raise ZeroDivisionError
 """
+
+
+def test_too_little_memory_or_space_is_told(tmp_path: Path) -> None:
+    needed = {"memory_bytes": 1e6, "bytes": 1e6, "spool_bytes": 1e6}
+    assert codes(shortages(needed, tmp_path / "not" / "there" / "yet")) == []
+    assert codes(shortages(needed | {"memory_bytes": 1e15}, None)) == ["no_memory"]
+    assert codes(shortages(needed | {"spool_bytes": 1e18}, tmp_path)) == ["no_space"]
+    assert codes(shortages({}, tmp_path)) == []
+
+
+def test_a_slide_that_is_too_coarse_for_the_model_is_an_error(tmp_path: Path) -> None:
+    path = tiled(tmp_path / "a.svs", [picture()], description=APERIO.format(mpp="1.0000"))
+    found = look_at_slide(entry(path), RunConfig(tissue="whole"), load_predictor("nuclei"), 20, 0)
+    assert "resolution_unavailable" in codes(found.findings)
+    assert found.verdict == "error"
+    assert "windows" not in found.facts
 
 
 def test_a_model_that_cannot_be_tried_is_a_warning_and_the_slides_are_told(tmp_path: Path) -> None:

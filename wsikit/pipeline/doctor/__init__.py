@@ -24,7 +24,7 @@ from wsikit.pipeline.doctor.files import (
     strays,
 )
 from wsikit.pipeline.doctor.findings import Diagnosis, Finding, in_order, worst
-from wsikit.pipeline.doctor.forecast import SECONDS, Rates, forecast, to_measure, total
+from wsikit.pipeline.doctor.forecast import SECONDS, Rates, forecast, shortages, to_measure, total
 from wsikit.pipeline.doctor.tiles import SAMPLE
 from wsikit.pipeline.doctor.ward import Ward
 from wsikit.pipeline.inputs import SlideEntry
@@ -66,6 +66,7 @@ def check_up(
     config: RunConfig,
     *,
     source: str | Path = "",
+    out: Path | None = None,
     with_model: bool = True,
     sample: int | None = SAMPLE,
     seen: Seen | None = None,
@@ -76,6 +77,7 @@ def check_up(
         entries: from ``find_slides``.
         config: of the run that is planned.
         source: what the entries come from; of a folder, files that are passed over are told too.
+        out: a folder on the disk that a run would write to; nothing is written there.
         with_model: whether to count the windows of the model and run it for some seconds to foretell time, disk and
             memory.
         sample: tiles to decode per level; None is all of them.
@@ -98,7 +100,8 @@ def check_up(
         for entry, one in zip(slides, found, strict=True)
     ]
     parts = {str(entry.path): entry.part_of for entry in entries if entry.part_of is not None}
-    return Checkup(tuple(found), (*problems, *strays(source)), parts, total(found, _processes(config)))
+    needed = total(found, _processes(config))
+    return Checkup(tuple(found), (*problems, *shortages(needed, out), *strays(source)), parts, needed)
 
 
 def _processes(config: RunConfig) -> int:

@@ -23,6 +23,7 @@ TITLES = CAUSES | {
     "left_out_tiles": "The file leaves out tiles",
     "missing_companion": "A file that belongs to the slide is missing",
     "mpp_against_power": "Resolution and objective power disagree",
+    "no_memory": "The machine has too little memory",
     "no_permission": "The file may not be read",
     "no_pyramid": "The slide has only its full resolution",
     "no_tissue": "No tissue was found",

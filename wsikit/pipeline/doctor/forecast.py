@@ -13,20 +13,23 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import shapely
 
 from wsikit.config import RunConfig
 from wsikit.pipeline.batch import make_sinks, quality_filter, tissue_of
-from wsikit.pipeline.doctor.findings import Diagnosis
+from wsikit.pipeline.doctor.findings import Diagnosis, Finding
 from wsikit.pipeline.each import OVERVIEW
 from wsikit.pipeline.inputs import SlideEntry
+from wsikit.pipeline.report.formats import size
 from wsikit.pipeline.run import RunReport, run, size_on_disk
 from wsikit.pipeline.supertile import peak_rss_mb
 from wsikit.predictions import Model
@@ -260,6 +263,28 @@ def predicted_peak(measured: float, model: Model, config: RunConfig, windows: in
 
 def _side(config: RunConfig) -> int:
     return config.supertile or SUPERTILE
+
+
+def shortages(needed: Mapping[str, Any], out: Path | None) -> Iterator[Finding]:
+    """What the machine lacks for a run: memory, and space where the outputs go.
+
+    Args:
+        needed: from ``total``.
+        out: a folder on the disk of the outputs, which need not be there yet; None where it is not known.
+    """
+    if not needed:
+        return
+    memory, held = needed["memory_bytes"], psutil.virtual_memory().total
+    if memory > held:
+        said = f"a run would take about {size(memory)} of memory, and the machine has {size(held)}"
+        yield Finding("no_memory", "warning", said, "use fewer --num-workers, or a smaller --supertile")
+    if out is None:
+        return
+    there = next(folder for folder in [out.absolute(), *out.absolute().parents] if folder.exists())
+    wanted, free = needed["bytes"] + needed["spool_bytes"], shutil.disk_usage(there).free
+    if wanted > free:
+        said = f"a run would write about {size(wanted)}, and {size(free)} are free where {out} is"
+        yield Finding("no_space", "warning", said, "free some space, or run into another folder")
 
 
 def total(found: Sequence[Diagnosis], processes: int) -> dict[str, Any]:
