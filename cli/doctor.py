@@ -124,12 +124,15 @@ def _table(checkup: Checkup) -> Any:
     from .progress import shortened
 
     table = Table("slide", "found", box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("um/px", "tissue", "windows", "run"):
-        table.add_column(name, justify="right", no_wrap=True)
     shown = [slide for slide in checkup.slides if len(checkup.slides) <= SHOWN or slide.verdict in ("error", "warning")]
-    for slide in shown:
-        shown_name = Text(printable(shortened(slide.slide_id, 40)), overflow="fold")
-        table.add_row(shown_name, Text(_worst(slide), STYLES[slide.verdict]), *_cells(slide))
+    cells = [_cells(slide) for slide in shown]
+    columns = list(dict.fromkeys(name for row in cells for name in row))
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    for slide, row in zip(shown, cells, strict=True):
+        title = Text(printable(shortened(slide.slide_id, 40)), overflow="fold")
+        found = Text(_worst(slide), STYLES[slide.verdict])
+        table.add_row(title, found, *(row.get(column, "") for column in columns))
     return table
 
 
@@ -141,16 +144,17 @@ def _worst(slide: Diagnosis) -> str:
     return f"{slide.verdict}: {slide.findings[0].title}{more}"
 
 
-def _cells(slide: Diagnosis) -> list[str]:
+def _cells(slide: Diagnosis) -> dict[str, str]:
+    """Column -> text, of what is known."""
     from wsikit.pipeline.report.formats import duration, number, percent
 
     facts = slide.facts
-    return [
-        f"{facts['mpp']:.4g}" if facts.get("mpp") else "",
-        percent(facts["tissue_share"]) if "tissue_share" in facts else "",
-        number(facts["windows"]) if "windows" in facts else "",
-        duration(slide.forecast["seconds"]) if slide.forecast else "",
-    ]
+    return {
+        **({"um/px": f"{facts['mpp']:.4g}"} if facts.get("mpp") else {}),
+        **({"tissue": percent(facts["tissue_share"])} if "tissue_share" in facts else {}),
+        **({"windows": number(facts["windows"])} if "windows" in facts else {}),
+        **({"run": duration(slide.forecast["seconds"])} if slide.forecast else {}),
+    }
 
 
 def _print_findings(console: Any, checkup: Checkup) -> None:

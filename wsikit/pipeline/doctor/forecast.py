@@ -44,7 +44,7 @@ SLIDES = 2
 GROUP = 2048
 """Side in lattice px of a group of windows: with less, a window's halo would be read more often than a run reads it."""
 START = 3.0
-"""Seconds until worker processes are up, where there are several (2.7 s on the machine of docs/measured.md)."""
+"""Seconds until worker processes are up, where there are several: 5 to 8 s were seen at four tasks per core."""
 PARENT_BYTES = 250 << 20
 """Resident memory of the process that watches over worker processes."""
 CHANNELS = 3
