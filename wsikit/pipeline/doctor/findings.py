@@ -80,7 +80,8 @@ class Diagnosis:
     ``tiles``, ``tiles_seen``, ``tiles_bad``, ``tissue_share`` (of the plane), ``tissue_mm2``, ``windows`` and
     ``supertiles`` of the model, ``seconds`` (open, tissue, tiles)."""
     forecast: Mapping[str, float] = field(default_factory=dict)
-    """What a run would need for the slide: ``seconds`` of one process, ``bytes`` of outputs, ``spool_bytes`` on the
+    """What a run would need for the slide: ``seconds`` of one process, of them ``alone_seconds`` that
+    processes cannot share (opening, tissue, ``prepare``, merging), ``bytes`` of outputs, ``spool_bytes`` on the
     disk of the outputs while it runs, ``memory_bytes`` of the process that works on it. Empty where not known."""
 
     @property

@@ -8,7 +8,8 @@
    at all (the overview, the pictures in the outputs); per slide, the seconds of ``prepare`` and the peak of memory.
 3. A slide takes what looking at it took for opening and tissue, ``prepare``, and its windows times the rates. A slide
    that was measured counts by its own rates, the others by those of all measured windows together.
-4. A run takes the sum over its slides divided by its processes, and ``START`` for these.
+4. A run takes the sum over its slides divided by its processes, or as long as its longest slide, of which only the
+   prediction is shared among processes; and ``START`` for these.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ SLIDES = 2
 """Slides that are measured at most."""
 GROUP = 2048
 """Side in lattice px of a group of windows: with less, a window's halo would be read more often than a run reads it."""
-START = 3.0
-"""Seconds until worker processes are up, where there are several: 5 to 8 s were seen at four tasks per core."""
+START = 1.5
+"""Seconds until worker processes are up, where there are several: 1.1 to 2.2 s on the machine of docs/measured.md when
+it was idle, 5 to 8 s with four tasks per core."""
 PARENT_BYTES = 250 << 20
 """Resident memory of the process that watches over worker processes."""
 CHANNELS = 3
@@ -231,9 +233,11 @@ def forecast(
 def _of_slide(one: Diagnosis, rates: Rates, config: RunConfig, model: Model, processes: int) -> dict[str, float]:
     windows, spent = int(one.facts["windows"]), one.facts["seconds"]
     once = spent.get("open", 0.0) + spent.get("tissue", 0.0) + rates.prepare * (windows > 0) + rates.merge_once
-    per_window = (rates.predict if processes == 1 else rates.work) + rates.merge
+    alone = once + windows * rates.merge
+    shared = windows * (rates.predict if processes == 1 else rates.work)
     return {
-        "seconds": once + windows * per_window,
+        "seconds": alone + shared,
+        "alone_seconds": alone,
         "bytes": rates.bytes_once + windows * rates.bytes,
         "spool_bytes": windows * rates.spool_bytes,
         "memory_bytes": predicted_peak(rates.peak_bytes, model, config, windows, ahead=processes == 1),
@@ -263,6 +267,11 @@ def predicted_peak(measured: float, model: Model, config: RunConfig, windows: in
 
 def _side(config: RunConfig) -> int:
     return config.supertile or SUPERTILE
+
+
+def _alone(needed: Mapping[str, float], processes: int) -> float:
+    """Seconds of a slide that has all processes to itself."""
+    return needed["alone_seconds"] + (needed["seconds"] - needed["alone_seconds"]) / processes
 
 
 def shortages(needed: Mapping[str, Any], out: Path | None) -> Iterator[Finding]:
@@ -299,11 +308,13 @@ def total(found: Sequence[Diagnosis], processes: int) -> dict[str, Any]:
     several = processes > 1
     spools = sorted((one.forecast["spool_bytes"] for one in told), reverse=True)
     peak = max(one.forecast["memory_bytes"] for one in told)
+    work = sum(one.forecast["seconds"] for one in told) / processes
+    longest = max(_alone(one.forecast, processes) for one in told)
     return {
         "processes": processes,
         "slides": len(told),
         "windows": sum(int(one.facts["windows"]) for one in told),
-        "seconds": sum(one.forecast["seconds"] for one in told) / processes + START * several,
+        "seconds": max(work, longest) + START * several,
         "bytes": sum(one.forecast["bytes"] for one in told),
         "spool_bytes": sum(spools[:processes]),
         "memory_bytes": peak * processes + PARENT_BYTES * several,
