@@ -50,6 +50,7 @@ def embed(
     cluster_options: running.ClusterOptions = None,
     gpus: running.Gpus = None,
     task_timeout: running.TaskTimeout = None,
+    max_memory: running.MaxMemory = None,
     precision: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16; what the card says, else float32, if not given.")
     ] = None,
@@ -98,6 +99,7 @@ def embed(
         "cluster_options": cluster_options,
         "gpus": running.gpus(gpus),
         "task_timeout": task_timeout,
+        "max_memory": max_memory,
         "precision": precision,
         "format": running.names(formats),
     }

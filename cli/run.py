@@ -46,6 +46,7 @@ def run(
     cluster_options: running.ClusterOptions = None,
     gpus: running.Gpus = None,
     task_timeout: running.TaskTimeout = None,
+    max_memory: running.MaxMemory = None,
     formats: Annotated[
         str | None, typer.Option("--format", help="Comma-separated outputs; geojson.gz,omezarr if not given.")
     ] = None,
@@ -90,6 +91,7 @@ def run(
         "cluster_options": cluster_options,
         "gpus": running.gpus(gpus),
         "task_timeout": task_timeout,
+        "max_memory": max_memory,
         "format": running.names(formats),
         "ngff": ngff,
         "split": split,

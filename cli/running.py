@@ -88,6 +88,13 @@ TaskTimeout = Annotated[
     float | None,
     typer.Option(metavar="SECONDS", help="Longest that a task may take before it is ended; 1800 if not given."),
 ]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Most memory of all processes, such as 4G or 800M: sizes that fit are chosen, or the run is refused.",
+    ),
+]
 Config = Annotated[
     Path | None,
     typer.Option("--config", "-c", help="YAML (`wsikit config init` writes one); --set and flags override it."),

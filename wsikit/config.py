@@ -45,6 +45,21 @@ class TissueConfig(BaseModel):
     """Written by a run into run.yaml, ignored when read: versions, command, time."""
 
 
+UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def _bytes(value: Any) -> Any:
+    """Bytes of "4G", "800M", "1.5 GiB" or a number; units are powers of 1024."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip().upper().removesuffix("B").removesuffix("I")
+    unit = UNITS.get(text[-1:], 1)
+    try:
+        return int(float(text[:-1] if unit > 1 else text) * unit)
+    except (ValueError, OverflowError):
+        raise ValueError('give bytes, such as "4G", "800M" or 4000000000') from None
+
+
 class RunConfig(TissueConfig):
     """Everything that ``wsikit run`` can be told."""
 
@@ -73,6 +88,9 @@ class RunConfig(TissueConfig):
     its workers must have some."""
     task_timeout: float = Field(default=1800, gt=0)
     """Seconds that a task (a super-tile, finding tissue) may take before its worker counts as hanging and is ended."""
+    max_memory: Annotated[int | None, BeforeValidator(_bytes), Field(ge=1)] = None
+    """Most resident memory of all processes of a run: "4G", "800M" or bytes. Sizes that fit are chosen, and a run that
+    cannot fit does not begin; a worker that takes more than its share is ended. Changes speed, never results."""
     format: tuple[str, ...] = ("geojson.gz", "omezarr")
     """Outputs to write."""
     ngff: Literal["0.4", "0.5"] = "0.4"
@@ -86,7 +104,7 @@ class RunConfig(TissueConfig):
         Files that count by what they hold (``roi``, the reference of ``stain``) are left out: wherever they lie.
         """
         speed = {"batch_size", "num_workers", "supertile", "isolate", "device", "provenance"}
-        speed |= {"cluster", "cluster_options", "gpus", "task_timeout"}
+        speed |= {"cluster", "cluster_options", "gpus", "task_timeout", "max_memory"}
         return self.model_dump(mode="json", exclude=speed | {"mpp_override", "roi", "stain"})
 
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
@@ -158,6 +158,7 @@ def each_slide(
     stop: Stop | None = None,
     observer: Observer | None = None,
     command: str = "",
+    facts: Mapping[str, Any] | None = None,
 ) -> list[Record]:
     """Do a piece of work to many slides and leave one folder per slide, run.yaml, summary.csv and report.html.
 
@@ -175,6 +176,7 @@ def each_slide(
         stop: whoever sets it ends the run.
         observer: told what happens.
         command: the command line, for run.yaml and the report.
+        facts: what else run.yaml should say of the run.
 
     Returns:
         The records (what slide.json holds), in the order of the entries; files that are part of another entry's slide
@@ -189,7 +191,7 @@ def each_slide(
     with Lease(out, command, stop) as lease:
         if lease.taken_over:
             observer.notice(f"the run of {lease.taken_over.holder} in {out} is dead: its place is taken")
-        told = provenance(entries, lease)
+        told = provenance(entries, lease) | dict(facts or {})
         write_run_yaml(out, config, told)
         slides = [entry for entry in entries if entry.part_of is None]
         outcomes: dict[SlideEntry, Record] = {}

@@ -54,6 +54,8 @@ class SlideTask:
     """See ``Work.key``: what a spool was made with."""
     slots: int
     """Tasks at once, for the size of super-tiles where none was asked for."""
+    most_side: int | None = None
+    """Of super-tiles, where memory is short."""
 
     @property
     def spool(self) -> Path:
@@ -111,7 +113,7 @@ def begin(task: SlideTask, model: bytes) -> Begun:
         with clock("prepare"):
             made = plan_run(slide, loads_once(model), tissue)
     kept = _kept_side(task)
-    side = kept or choose_supertiles(made.grid, config.supertile, task.slots)
+    side = kept or choose_supertiles(made.grid, config.supertile, task.slots, task.most_side)
     count = len(made.grid.supertiles(side))
     pickled = dumps(_Plan(override, slide.reader.name, stamp, made, side))
     with output_errors(task.spool):
@@ -165,7 +167,8 @@ def _kept_side(task: SlideTask) -> int | None:
     """Side of the super-tiles of a spool that can be gone on with; None where there is none."""
     try:
         kept = json.loads((task.spool / "plan.json").read_text("utf-8"))
-        return int(kept["side"]) if kept["key"] == task.key else None
+        fits = task.most_side is None or kept["side"] <= task.most_side
+        return int(kept["side"]) if kept["key"] == task.key and fits else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
