@@ -18,6 +18,7 @@ from wsikit.pipeline.busy import Clock
 from wsikit.pipeline.each import OVERVIEW, Advance, Observer, Silent, all_complete, clear, each_slide, refuse_foreign
 from wsikit.pipeline.inputs import SlideEntry
 from wsikit.pipeline.model import load_model
+from wsikit.pipeline.provenance import given
 from wsikit.pipeline.roi import check_roi, content_hash, roi_file
 from wsikit.pipeline.run import refuse_idle
 from wsikit.pipeline.settings import quality_filter
@@ -149,6 +150,7 @@ def run_many(
     stop: Stop | None = None,
     observer: Observer | None = None,
     command: str = "",
+    source: str = "",
 ) -> list[Record]:
     """Run a model over many slides and leave one folder per slide, run.yaml, summary.csv and report.html.
 
@@ -164,6 +166,7 @@ def run_many(
         stop: whoever sets it ends the run.
         observer: told what happens.
         command: the command line, for run.yaml and the report.
+        source: what ``find_slides`` was given, for run.yaml.
 
     Returns:
         The records (what slide.json holds), in the order of the entries; files that are part of another entry's slide
@@ -192,6 +195,7 @@ def run_many(
         stop=stop,
         observer=observer,
         command=command,
+        told=given(source) | {"model": {"name": predictor.name, "hash": digest(model_card(predictor))}},
     )
 
 

@@ -1,20 +1,32 @@
-"""``run.yaml``: the configuration of a run and what the run says of itself, enough to build its report again."""
+"""``run.yaml``: a run's configuration and what it says of itself: enough to report on it and to do it again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel
 
 from wsikit.atomic import replace_file
+from wsikit.config import TissueConfig
 from wsikit.pipeline.inputs import SlideEntry
 from wsikit.pipeline.lease import Lease
 from wsikit.pipeline.report.folder import PROVENANCE
 from wsikit.pipeline.state import Record, read_record, versions
+from wsikit.slides.builds import reader_builds
+
+SEEDS = "none: wsikit draws nothing at random here"
+FILES = ("roi", "coords", "cluster_options")
+"""Options that name a file or a folder."""
+NAMES = ("model", "stain")
+"""Options that may, beside something else (METHOD:FILE, FILE:CLASS)."""
+_PATHS = ("mask_path", "roi_path")
+_MANIFEST = ("mpp", "patient", "split", "label", *_PATHS)
+"""What a manifest says of a slide, by its name in ``SlideEntry``."""
 
 
 def now() -> str:
@@ -22,17 +34,64 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def provenance(entries: Sequence[SlideEntry], lease: Lease) -> dict[str, Any]:
-    """What run.yaml says of a run that begins, beyond its configuration."""
+def provenance(
+    entries: Sequence[SlideEntry], lease: Lease, config: TissueConfig, told: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What run.yaml says of a run that begins, beyond its configuration.
+
+    Args:
+        entries: its slides.
+        lease: who runs it.
+        config: tells the verb.
+        told: what else the caller knows: ``input`` as it was given, ``model`` with its name and hash.
+    """
     holder, dead = lease.holder.facts(), lease.taken_over
     return {
+        "verb": config.verb,
         "command": holder.pop("command"),
         **holder,
         **({"taken_over": dead.holder.facts()} if dead else {}),
+        "folder": str(Path.cwd()),
+        **told,
+        "seeds": SEEDS,
         "versions": versions(),
-        "slides": {entry.slide_id: str(entry.path) for entry in entries},
+        "readers": reader_builds(),
+        "slides": {entry.slide_id: _absolute(entry.path) for entry in entries},
         "part_of": {entry.slide_id: entry.part_of for entry in entries if entry.part_of is not None},
+        "manifest": {entry.slide_id: found for entry in entries if (found := _manifest(entry))},
     }
+
+
+def given(source: str) -> dict[str, Any]:
+    """The input of a run as ``find_slides`` took it, found from any folder; nothing where none is known."""
+    return {"input": _absolute(source)} if source else {}
+
+
+def _absolute(path: Path | str) -> str:
+    return os.path.abspath(path)  # noqa: PTH100  # with links as they are: they may be how slides are named
+
+
+def _manifest(entry: SlideEntry) -> dict[str, Any]:
+    said = {name: getattr(entry, name) for name in _MANIFEST if getattr(entry, name) is not None}
+    return said | {name: _absolute(said[name]) for name in _PATHS if name in said}
+
+
+def recorded_entries(told: Mapping[str, Any]) -> list[SlideEntry]:
+    """The slides of a run as it found them, from the provenance in its run.yaml; empty where it did not write them."""
+    part_of, manifest = told.get("part_of") or {}, told.get("manifest") or {}
+    parts: dict[str, list[Path]] = {}
+    for name, owner in part_of.items():
+        parts.setdefault(owner, []).append(Path(told["slides"][name]))
+    return [
+        SlideEntry(name, Path(path), part_of=part_of.get(name), parts=(*parts.get(name, ()),), **_said(manifest, name))
+        for name, path in (told.get("slides") or {}).items()
+    ]
+
+
+def _said(manifest: Mapping[str, Any], name: str) -> dict[str, Any]:
+    known = {field.name for field in fields(SlideEntry)} & set(_MANIFEST)
+    said = {key: value for key, value in manifest.get(name, {}).items() if key in known}
+    return said | {key: Path(said[key]) for key in _PATHS if key in said}
 
 
 def unrecorded(out: Path, records: Iterable[Record]) -> list[Record]:
@@ -45,7 +104,25 @@ def unrecorded(out: Path, records: Iterable[Record]) -> list[Record]:
     ]
 
 
-def write_run_yaml(out: Path, config: BaseModel, told: dict[str, Any]) -> None:
-    """Replace OUT/run.yaml. Raises OutputError."""
-    values = config.model_dump(mode="json") | {PROVENANCE: told}
+def write_run_yaml(out: Path, config: TissueConfig, told: Mapping[str, Any]) -> None:
+    """Replace OUT/run.yaml; files are named so that they are found from any folder. Raises OutputError."""
+    values = config.model_dump(mode="json")
+    values |= {name: _absolute(values[name]) for name in FILES if values.get(name)}
+    values |= {name: _found_anywhere(values[name]) for name in NAMES if values.get(name)}
+    values |= {PROVENANCE: dict(told)}
     replace_file(out / "run.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
+
+
+def _found_anywhere(text: str) -> str:
+    """Those of the parts that name a file or a folder made absolute; a plain word may be a name of the registry."""
+    if _is_path(text):
+        return _absolute(text)
+    return ":".join(_absolute(part) if _is_path(part) else part for part in text.split(":"))
+
+
+def _is_path(text: str) -> bool:
+    path = Path(text)
+    try:
+        return (len(path.parts) > 1 or path.suffix != "") and path.exists()
+    except (OSError, ValueError):
+        return False

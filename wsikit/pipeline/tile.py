@@ -26,6 +26,7 @@ from wsikit.pipeline.heat import Patches
 from wsikit.pipeline.inputs import SlideEntry
 from wsikit.pipeline.merge import overview_picture
 from wsikit.pipeline.overview import Scene, draw_overview
+from wsikit.pipeline.provenance import given
 from wsikit.pipeline.roi import check_roi, content_hash, roi_file
 from wsikit.pipeline.settings import quality_filter, tissue_of
 from wsikit.pipeline.stamps import size_on_disk, source_stamp
@@ -64,8 +65,11 @@ def tile_many(
     stop: Stop | None = None,
     observer: Observer | None = None,
     command: str = "",
+    source: str = "",
 ) -> list[Record]:
     """Cut many slides into patches, with one record each: see ``each_slide``, which says what is left in ``out``.
+
+    Args: see ``run_many``.
 
     Raises:
         UnknownNameError: the format does not exist.
@@ -91,6 +95,7 @@ def tile_many(
         stop=stop,
         observer=observer,
         command=command,
+        told=given(source),
     )
 
 
