@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,8 +12,8 @@ from . import running
 
 
 def tile(
-    source: running.Source,
-    out: running.Out,
+    source: running.Source = None,
+    out: running.Out = None,
     mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of the patches; 0.5 if not given.")] = None,
     mag: running.Mag = None,
     size: Annotated[
@@ -111,7 +111,6 @@ def tile(
     130 by Ctrl-C, 143 by SIGTERM: run again to go on.
     """
     from wsikit.config import TileConfig, load_config
-    from wsikit.pipeline.inputs import find_slides
     from wsikit.pipeline.tile import plan_tiling, tile_many
 
     flags = {
@@ -139,10 +138,11 @@ def tile(
         "isolate": isolate,
     }
     chosen = load_config(TileConfig, config, set_ or [], flags)
-    entries = find_slides(source, out, isolate=chosen.isolate)[:limit]
+    chosen, again = running.begun(chosen, config, source, out, limit)
+    options: dict[str, Any] = {"force": force, "retry_failed": retry_failed}
     if dry_run:
-        for line in plan_tiling(entries, out, chosen, force=force, retry_failed=retry_failed):
+        for line in plan_tiling(again.entries, again.out, chosen, **options):
             print(line)
         return
-    work = partial(tile_many, entries, out, chosen, force=force, retry_failed=retry_failed)
-    running.watched(entries, out, work, walltime)
+    work = partial(tile_many, again.entries, again.out, chosen, source=again.input, **options)
+    running.watched(again, work, walltime)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import yaml
 
 from wsikit.atomic import replace_file
 from wsikit.config import TissueConfig
-from wsikit.pipeline.inputs import SlideEntry
+from wsikit.errors import ConfigError
+from wsikit.pipeline.inputs import SlideEntry, find_slides
 from wsikit.pipeline.lease import Lease
 from wsikit.pipeline.report.folder import PROVENANCE
 from wsikit.pipeline.state import Record, read_record, versions
@@ -89,9 +90,51 @@ def recorded_entries(told: Mapping[str, Any]) -> list[SlideEntry]:
 
 
 def _said(manifest: Mapping[str, Any], name: str) -> dict[str, Any]:
-    known = {field.name for field in fields(SlideEntry)} & set(_MANIFEST)
-    said = {key: value for key, value in manifest.get(name, {}).items() if key in known}
+    said = {key: value for key, value in manifest.get(name, {}).items() if key in _MANIFEST}
     return said | {key: Path(said[key]) for key in _PATHS if key in said}
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """A run that is told by another one's run.yaml."""
+
+    entries: list[SlideEntry]
+    out: Path
+    input: str
+    """What it is given as input, for its own run.yaml."""
+    said: str
+    """Which input it takes, in words; nothing where the caller gave it."""
+
+
+def repeated(config: TissueConfig, file: Path | None, source: str | None, out: Path | None) -> Repeated:
+    """Slides and output folder of a run whose configuration may be another run's run.yaml, which knows both.
+
+    Args:
+        config: as loaded from ``file``, with its provenance.
+        file: run.yaml, or any other configuration.
+        source: see ``find_slides``; None is the slides of the run in ``file``, as their manifest described them.
+        out: None is the folder that ``file`` lies in, whose run then goes on.
+
+    Raises ConfigError where one is not given and cannot be known, where ``file`` is of another verb, and what
+    ``find_slides`` does.
+    """
+    told = config.provenance
+    if told.get("verb", config.verb) != config.verb:
+        raise ConfigError(f"{file} is of wsikit {told['verb']}, not of wsikit {config.verb}")
+    is_run = file is not None and "slides" in told
+    missing = [name for name, value in (("-i", source), ("-o", out)) if value is None and not is_run]
+    if missing:
+        raise ConfigError(
+            f"{' and '.join(missing)} must be given",
+            remedy="or give -c OUT/run.yaml, which knows them",
+        )
+    folder = out or Path(file or "").parent
+    if source is not None:
+        return Repeated(find_slides(source, folder, isolate=config.isolate), folder, source, "")
+    entries = recorded_entries(told)
+    given = f", which was given {told['input']}" if "input" in told else ""
+    said = f"input: the {len(entries)} files of the run in {file}{given}; -i takes another input"
+    return Repeated(entries, folder, str(told.get("input", "")), said)
 
 
 def unrecorded(out: Path, records: Iterable[Record]) -> list[Record]:

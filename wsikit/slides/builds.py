@@ -11,8 +11,8 @@ _CODECS = ("libjpeg_turbo", "openjpeg", "libtiff", "zlib", "zlib_ng", "libdeflat
 
 @cache
 def reader_builds() -> dict[str, str]:
-    """Library (and package that holds it) -> version. simplejpeg's own stands for its libjpeg-turbo's, which it does not
-    tell."""
+    """Library (and package that holds it) -> version. What libjpeg-turbo simplejpeg holds it does not tell: its own
+    version stands for it."""
     import imagecodecs
     import openslide
     import simplejpeg

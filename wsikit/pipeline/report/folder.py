@@ -18,7 +18,7 @@ from wsikit.pipeline.state import SCHEMA
 
 PROVENANCE = "provenance"
 """Key of run.yaml under which a run writes of itself: command, started, versions; ``slides`` (slide id -> path, in the
-run's order), ``part_of`` (slide id -> the slide that it is read with), what it takes to do it again (``provenance.py``);
+run's order), ``part_of`` (slide id -> the slide that it is read with), what doing it again takes (``provenance.py``);
 and once it has ended ``seconds`` and ``unrecorded`` (what became of slides that no slide.json says it of)."""
 
 
