@@ -110,7 +110,7 @@ Config = Annotated[
     typer.Option(
         "--config",
         "-c",
-        help="YAML (`wsikit config init` writes one), or the run.yaml of a run, to do it again; --set and flags override "
+        help="YAML (`wsikit config init` writes one), or the run.yaml of a run, to repeat it; --set and flags override "
         "it.",
     ),
 ]
