@@ -152,6 +152,10 @@ class TileConfig(TissueConfig):
     """Leave out patches of which every tile's compressed size is that of glass, where a slide's sizes tell."""
     scaled_decode: bool = True
     """Where mpp lies between two levels, let the codec decode at a reduced size before averaging."""
+    cluster: Literal["local", "threads"] = "local"
+    """Where slides are cut: local (supervised children of this process) or threads (this process)."""
+    task_timeout: float = Field(default=21600, gt=0)
+    """Seconds that a slide may take before its child counts as hanging and is ended; threads cannot be."""
 
     def result_parameters(self) -> dict[str, Any]:
         """Those that decide what the outputs hold; the others only decide how fast they come.
@@ -159,7 +163,7 @@ class TileConfig(TissueConfig):
         Files that count by what they hold (``roi``, ``coords``) are left out: wherever they lie. ``isolate`` counts,
         since no tile is passed through from another process.
         """
-        free = {"num_workers", "provenance", "mpp_override", "roi", "coords"}
+        free = {"num_workers", "provenance", "mpp_override", "roi", "coords", "cluster", "task_timeout"}
         return self.model_dump(mode="json", exclude=free)
 
 

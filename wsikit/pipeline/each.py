@@ -19,7 +19,7 @@ from wsikit.config import TissueConfig
 from wsikit.errors import OutputError, SlideOpenError, WsikitError
 from wsikit.pipeline.inputs import SlideEntry
 from wsikit.pipeline.lease import Lease
-from wsikit.pipeline.provenance import now, provenance, unrecorded, write_run_yaml
+from wsikit.pipeline.provenance import absolute, now, provenance, unrecorded, write_run_yaml
 from wsikit.pipeline.report import write_reports
 from wsikit.pipeline.report.folder import skipped
 from wsikit.pipeline.stamps import output_facts, source_stamp
@@ -204,7 +204,7 @@ def each_slide(
             raise stop.error() from None
         _close(out, config, {**told, "seconds": round(time.perf_counter() - clock, 3)}, outcomes.values())
     return [
-        outcomes[entry] if entry in outcomes else skipped(entry.slide_id, str(entry.path), entry.part_of or "")
+        outcomes[entry] if entry in outcomes else skipped(entry.slide_id, absolute(entry.path), entry.part_of or "")
         for entry in entries
     ]
 

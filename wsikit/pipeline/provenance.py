@@ -57,7 +57,7 @@ def provenance(
         "seeds": SEEDS,
         "versions": versions(),
         "readers": reader_builds(),
-        "slides": {entry.slide_id: _absolute(entry.path) for entry in entries},
+        "slides": {entry.slide_id: absolute(entry.path) for entry in entries},
         "part_of": {entry.slide_id: entry.part_of for entry in entries if entry.part_of is not None},
         "manifest": {entry.slide_id: found for entry in entries if (found := _manifest(entry))},
     }
@@ -65,16 +65,17 @@ def provenance(
 
 def given(source: str) -> dict[str, Any]:
     """The input of a run as ``find_slides`` took it, found from any folder; nothing where none is known."""
-    return {"input": _absolute(source)} if source else {}
+    return {"input": absolute(source)} if source else {}
 
 
-def _absolute(path: Path | str) -> str:
+def absolute(path: Path | str) -> str:
+    """Found from any folder."""
     return os.path.abspath(path)  # noqa: PTH100  # with links as they are: they may be how slides are named
 
 
 def _manifest(entry: SlideEntry) -> dict[str, Any]:
     said = {name: getattr(entry, name) for name in _MANIFEST if getattr(entry, name) is not None}
-    return said | {name: _absolute(said[name]) for name in _PATHS if name in said}
+    return said | {name: absolute(said[name]) for name in _PATHS if name in said}
 
 
 def recorded_entries(told: Mapping[str, Any]) -> list[SlideEntry]:
@@ -150,7 +151,7 @@ def unrecorded(out: Path, records: Iterable[Record]) -> list[Record]:
 def write_run_yaml(out: Path, config: TissueConfig, told: Mapping[str, Any]) -> None:
     """Replace OUT/run.yaml; files are named so that they are found from any folder. Raises OutputError."""
     values = config.model_dump(mode="json")
-    values |= {name: _absolute(values[name]) for name in FILES if values.get(name)}
+    values |= {name: absolute(values[name]) for name in FILES if values.get(name)}
     values |= {name: _found_anywhere(values[name]) for name in NAMES if values.get(name)}
     values |= {PROVENANCE: dict(told)}
     replace_file(out / "run.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
@@ -159,8 +160,8 @@ def write_run_yaml(out: Path, config: TissueConfig, told: Mapping[str, Any]) -> 
 def _found_anywhere(text: str) -> str:
     """Those of the parts that name a file or a folder made absolute; a plain word may be a name of the registry."""
     if _is_path(text):
-        return _absolute(text)
-    return ":".join(_absolute(part) if _is_path(part) else part for part in text.split(":"))
+        return absolute(text)
+    return ":".join(absolute(part) if _is_path(part) else part for part in text.split(":"))
 
 
 def _is_path(text: str) -> bool:

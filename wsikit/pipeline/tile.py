@@ -5,10 +5,13 @@ open_slide -> tissue -> windows -> PatchEncoder -> PatchWriter
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from concurrent.futures import wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from numpy.typing import NDArray
 
 from wsikit.atomic import output_errors, remove
 from wsikit.config import TileConfig
-from wsikit.errors import ConfigError, PixelReadError, PluginError, WsikitError
+from wsikit.errors import ConfigError, PixelReadError, PluginError, WorkerError, WsikitError
 from wsikit.patches import FORMATS, PatchRows, PatchSet, PatchWriter
 from wsikit.pipeline.busy import Clock
 from wsikit.pipeline.each import OVERVIEW, Advance, Observer, clear, each_slide, refuse_foreign
@@ -43,6 +46,8 @@ from wsikit.pipeline.state import (
 from wsikit.pipeline.stopping import Stop
 from wsikit.pipeline.supertile import peak_rss_mb
 from wsikit.pipeline.windows import Windows, choose_windows, coords_file
+from wsikit.pipeline.workers import Workers
+from wsikit.pipeline.workers.opening import open_workers
 from wsikit.quality import Quality
 from wsikit.slides import BadTile, Slide, open_slide
 from wsikit.tissue import TissueMask
@@ -51,6 +56,8 @@ RESULT_VERSION = 2
 """Raised whenever the same slide and parameters would give other patches than before."""
 ROWS = 256
 """Patches handed to a writer at once."""
+POLL_S = 0.1
+"""Between two looks at how far a child is."""
 SLIDES_AT_ONCE = 2
 """While one slide's tissue is looked for and its picture drawn, which one core does, another's tiles are decoded."""
 
@@ -88,7 +95,7 @@ def tile_many(
         entries,
         out,
         config,
-        nullcontext(_Tiling(out, config, threads, own)),
+        _tiling(out, config, threads),
         at_once=min(threads, SLIDES_AT_ONCE),
         force=force,
         retry_failed=retry_failed,
@@ -204,51 +211,149 @@ def _filenames() -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
+class CutTask:
+    """A slide that is to be cut, for whoever does it."""
+
+    entry: SlideEntry
+    out: Path
+    config: TileConfig
+    threads: int
+    base: Record
+    """Of the slide's record, while it is cut."""
+
+    @property
+    def folder(self) -> Path:
+        """Of the slide's record and picture."""
+        return self.out / self.entry.slide_id
+
+    @property
+    def progress(self) -> Path:
+        """What a child tells its parent while it works: parts done and parts in all."""
+        return self.folder / ".progress.tmp"
+
+    def clear(self) -> None:
+        """Remove what an earlier attempt left, in the slide's folder and beside it."""
+        clear(self.folder, _own_patterns())
+        for path in self._elsewhere():
+            with output_errors(path):
+                remove(path)
+        self.clear_hidden()
+
+    def clear_hidden(self) -> None:
+        """Remove what is not complete and nobody goes on with."""
+        for path in self._elsewhere():
+            for hidden in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+                with output_errors(path):
+                    remove(hidden)
+        self.progress.unlink(missing_ok=True)
+
+    def _elsewhere(self) -> list[Path]:
+        return [self.out / name.format(slide_id=self.entry.slide_id) for name in _filenames()]
+
+
+def cut(task: CutTask, advance: Advance) -> Record:
+    """Cut a slide that can be cut; only then is what an earlier run left touched. Returns what its record says."""
+    entry, config, folder, clock = task.entry, task.config, task.folder, Clock()
+    with clock("open"):
+        opened = open_slide(entry.path, entry.mpp or config.mpp_override, isolate=config.isolate)
+    with opened as slide, for_pixels(slide, config) as source:
+        with clock("tissue"):
+            tissue = tissue_of(slide, entry, config)
+            windows = choose_windows(source, entry, config, tissue)
+        task.clear()
+        write_record(folder, task.base)
+        writer = writer_of(entry, task.out, config)
+        cutting = Cutting(source, windows, config, task.threads)
+        with clock("patches"):
+            cutting.write(writer, patch_set(source, entry, config, tissue, windows), advance)
+        with clock("picture"):
+            draw(slide, entry.slide_id, tissue, cutting, folder / OVERVIEW)
+        name = Path(os.path.relpath(writer.path, folder)).as_posix()
+        return describe(source, tissue, cutting) | {
+            "outputs": {name: size_on_disk(writer.path)},
+            "seconds": clock.seconds(),
+        }
+
+
+def cut_in_child(task: CutTask) -> Record:
+    """The same, telling how far it is in a file that the parent looks at."""
+    record = cut(task, partial(_note, task.progress))
+    task.progress.unlink(missing_ok=True)
+    return record
+
+
+def _note(path: Path, done: int, total: int) -> None:
+    path.write_text(f"{done} {total}")
+
+
+def _noted(path: Path) -> tuple[int, int] | None:
+    """(done, total); None where nothing is told yet, or is being written."""
+    try:
+        done, total = map(int, path.read_text().split())
+    except (OSError, ValueError):
+        return None
+    return done, total
+
+
+@dataclass(frozen=True, slots=True)
 class _Tiling:
     """Cutting into patches, as work on every slide of a run."""
 
     out: Path
     config: TileConfig
     threads: int
-    own: tuple[str, ...]
+    workers: Workers | None
+    """Children, a slide in each; None is this process."""
+
+    @property
+    def own(self) -> Sequence[str]:
+        """See ``Work``."""
+        return _own_patterns()
 
     def key(self, entry: SlideEntry) -> str:
         """See ``Work``."""
         return tiling_key(entry, self.config)
 
     def do(self, entry: SlideEntry, folder: Path, base: Record, advance: Advance) -> Record:
-        """Cut a slide that can be cut; only then does it touch what an earlier run left."""
-        config, clock = self.config, Clock()
-        with clock("open"):
-            opened = open_slide(entry.path, entry.mpp or config.mpp_override, isolate=config.isolate)
-        with opened as slide, for_pixels(slide, config) as source:
-            with clock("tissue"):
-                tissue = tissue_of(slide, entry, config)
-                windows = choose_windows(source, entry, config, tissue)
-            self._clear(entry, folder)
-            write_record(folder, base)
-            writer = writer_of(entry, self.out, config)
-            cutting = Cutting(source, windows, config, self.threads)
-            with clock("patches"):
-                cutting.write(writer, patch_set(source, entry, config, tissue, windows), advance)
-            with clock("picture"):
-                draw(slide, entry.slide_id, tissue, cutting, folder / OVERVIEW)
-            name = Path(os.path.relpath(writer.path, folder)).as_posix()
-            return describe(source, tissue, cutting) | {
-                "outputs": {name: size_on_disk(writer.path)},
-                "seconds": clock.seconds(),
-            }
+        """See ``Work``. A slide whose child crashed is tried once more."""
+        task = CutTask(entry, self.out.absolute(), self.config, self.threads, base)
+        if self.workers is None:
+            return cut(task, advance)
+        try:
+            try:
+                return self._watched(self.workers, task, advance)
+            except WorkerError as error:
+                if error.code != "worker_crash":
+                    raise
+            return self._watched(self.workers, task, advance)
+        except BaseException:
+            if folder.is_dir():
+                task.clear_hidden()
+            raise
+
+    def _watched(self, workers: Workers, task: CutTask, advance: Advance) -> Record:
+        future = workers.submit(cut_in_child, task, seconds=self.config.task_timeout)
+        seen = None
+        while not future.done():
+            wait([future], POLL_S)
+            if (noted := _noted(task.progress)) and noted != seen:
+                seen = noted
+                advance(*noted)
+        return future.result()
 
     def stop(self) -> None:
-        """See ``Work``. Every part of a slide asks whether it should go on, which is soon enough."""
+        """See ``Work``. In this process every part of a slide asks whether it should go on, which is soon enough."""
+        if self.workers is not None:
+            self.workers.stop()
 
-    def _clear(self, entry: SlideEntry, folder: Path) -> None:
-        """Remove what an earlier attempt left, in the slide's folder and beside it."""
-        clear(folder, self.own)
-        for name in _filenames():
-            path = self.out / name.format(slide_id=entry.slide_id)
-            with output_errors(path):
-                remove(path)
+
+@contextmanager
+def _tiling(out: Path, config: TileConfig, threads: int) -> Iterator[_Tiling]:
+    if config.cluster == "threads":
+        yield _Tiling(out, config, threads, None)
+        return
+    with open_workers(config.cluster, slots=min(threads, SLIDES_AT_ONCE)) as workers:
+        yield _Tiling(out, config, threads, workers)
 
 
 @dataclass(slots=True)

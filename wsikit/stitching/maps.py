@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -103,11 +104,12 @@ class MapCollector:
         return path
 
 
-def _packed(sums: NDArray[np.integer]) -> bytes:
+def _packed(sums: NDArray[np.integer]) -> bytes | bytearray:
     """Compressed by one thread: several put their blocks in the order in which they end, so that the same sums have
     other bytes each time."""
-    packed: bytes = imagecodecs.blosc_encode(
-        sums, level=1, compressor="lz4", shuffle="shuffle", typesize=sums.itemsize, numthreads=1
+    values: Any = sums  # its stubs know of no arrays
+    packed: bytes | bytearray = imagecodecs.blosc_encode(
+        values, level=1, compressor="lz4", shuffle="shuffle", typesize=sums.itemsize, numthreads=1
     )
     return packed
 
@@ -223,6 +225,6 @@ def _blend(sums: NDArray[np.integer], weight: NDArray[np.int64]) -> NDArray[np.u
 def _load(path: Path, labels: int, mpp: float) -> tuple[Region, NDArray[np.integer]]:
     arrays = spools.load(path)
     x, y, width, height = (int(v) for v in arrays["box"])
-    data = imagecodecs.blosc_decode(arrays["data"])
+    data = imagecodecs.blosc_decode(arrays["data"].tobytes())
     sums = np.frombuffer(data, np.dtype(str(arrays["dtype"]))).reshape(labels, height, width)
     return Region(x, y, width, height, mpp), sums
