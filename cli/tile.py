@@ -95,6 +95,14 @@ def tile(
         int | None, typer.Option("--num-workers", "-n", help="Threads; one per core if not given.")
     ] = None,
     isolate: running.Isolate = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="WHERE", help="local (supervised processes) or threads; local if not given."),
+    ] = None,
+    task_timeout: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Longest that a slide may take before it is ended; 21600 if not given."),
+    ] = None,
     config: running.Config = None,
     set_: running.Set = None,
     limit: running.Limit = None,
@@ -136,8 +144,12 @@ def tile(
         "mpp_override": mpp_override,
         "num_workers": num_workers,
         "isolate": isolate,
+        "cluster": cluster,
+        "task_timeout": task_timeout,
     }
     chosen = load_config(TileConfig, config, set_ or [], flags)
+    if chosen.cluster is None:
+        chosen = chosen.model_copy(update={"cluster": "local"})
     chosen, again = running.begun(chosen, config, source, out, limit)
     options: dict[str, Any] = {"force": force, "retry_failed": retry_failed}
     if dry_run:

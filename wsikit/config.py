@@ -152,8 +152,9 @@ class TileConfig(TissueConfig):
     """Leave out patches of which every tile's compressed size is that of glass, where a slide's sizes tell."""
     scaled_decode: bool = True
     """Where mpp lies between two levels, let the codec decode at a reduced size before averaging."""
-    cluster: Literal["local", "threads"] = "local"
-    """Where slides are cut: local (supervised children of this process) or threads (this process)."""
+    cluster: Literal["local", "threads"] | None = None
+    """Where slides are cut: local (supervised children of this process: a file that crashes its reader costs its slide)
+    or threads (this process, which needs no start); null is local for ``wsikit tile``, threads for ``tile_many``."""
     task_timeout: float = Field(default=21600, gt=0)
     """Seconds that a slide may take before its child counts as hanging and is ended; threads cannot be."""
 

@@ -503,14 +503,14 @@ from pathlib import Path
 from wsikit.config import TileConfig
 from wsikit.pipeline.each import Silent
 from wsikit.pipeline.inputs import find_slides
-from wsikit.pipeline import tile
+from wsikit.pipeline import cutting, tile
 
 class Killer(Silent):
     def progress(self, entry, done, total):
         if done >= 1 and done < total:
             os.kill(os.getpid(), signal.SIGKILL)
 
-tile.ROWS = 2
+cutting.ROWS = 2
 source, out, name = sys.argv[1:]
 tile.tile_many(find_slides(source), out, TileConfig(size=100, overlap=50, tissue="whole", min_tissue=0, num_workers=1,
                format=name), observer=Killer())
