@@ -71,8 +71,7 @@ def test_a_slide_that_kills_its_child_is_tried_once_more(
     one, two = tile_many(slides, tmp_path / "out", config, observer=Killing(times))
     assert (one["status"], one["reason"]) == outcome
     assert two["status"] == "complete"
-    hidden = [path for path in (tmp_path / "out").rglob(".*")]
-    assert hidden == []
+    assert list((tmp_path / "out").rglob(".*")) == []
 
 
 def test_a_slide_that_takes_too_long_is_ended(slides: list[SlideEntry], tmp_path: Path) -> None:

@@ -318,6 +318,7 @@ class _Tiling:
             raise
 
     def _watched(self, workers: Workers, task: CutTask, advance: Advance) -> Record:
+        task.progress.unlink(missing_ok=True)  # what an attempt before told
         future = workers.submit(cut_in_child, task, seconds=self.config.task_timeout)
         seen = None
         while not future.done():
