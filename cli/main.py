@@ -11,6 +11,7 @@ import typer
 
 from .config import config_app
 from .convert import convert
+from .doctor import doctor
 from .embed import embed
 from .evaluate import evaluate
 from .info import info
@@ -53,7 +54,7 @@ def _options(
     """Whole-slide images in, QuPath GeoJSON and OME-Zarr masks out."""
 
 
-for verb in (info, tissue, tile, run, embed, status, verify, report, evaluate, convert, models, samples):
+for verb in (info, doctor, tissue, tile, run, embed, status, verify, report, evaluate, convert, models, samples):
     typer_app.command()(verb)
 typer_app.add_typer(config_app, name="config")
 

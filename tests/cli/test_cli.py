@@ -28,7 +28,7 @@ from wsikit.sinks import SINKS
 from wsikit.slides import open_slide
 
 VERBS = [
-    *("info", "tissue", "tile", "run", "embed", "status", "verify", "report"),
+    *("info", "doctor", "tissue", "tile", "run", "embed", "status", "verify", "report"),
     *("evaluate", "convert", "models", "samples", "config"),
 ]
 FAST = ["-n", "1", "--mpp-override", "0.5"]

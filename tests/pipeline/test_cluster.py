@@ -356,7 +356,6 @@ def results(out: Path, name: str) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="`wsikit run` does not yet hand its tasks to workers of a cluster")
 def test_any_number_of_workers_and_a_killed_one_give_the_same_bytes(cmu: Path, tmp_path: Path) -> None:
     assert start_run(cmu, tmp_path / "here", "--cluster", "threads", "-n", "1").wait(300) == 0
     expected = results(tmp_path / "here", cmu.stem)

@@ -490,7 +490,7 @@ def test_cutting_that_fails_aborts_its_writer(tiff: Path, tmp_path: Path, monkey
             if done < total and list(tmp_path.glob(".*.tmp/images/c/*")):
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr("wsikit.pipeline.tile.ROWS", 2)
+        monkeypatch.setattr("wsikit.pipeline.cutting.ROWS", 2)
         cutting, patches = Cutting(slide, windows, config), patch_set(slide, entry, config, tissue, windows)
         with pytest.raises(KeyboardInterrupt):
             cutting.write(ZarrPatchWriter(tmp_path / "patches.zarr"), patches, interrupt)

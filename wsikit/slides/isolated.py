@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ class IsolatedReader:
         self._closed = False
         self._lost, self._hung = 0, 0
         self._given_up: SlideOpenError | None = None
-        self._child: _Child | None = None
+        self._child: Child | None = None
         self._said = self._start()
         self.name = self._said["name"] + ISOLATED
         for fact in ("mpp_source", "vendor", "properties", "is_field"):
@@ -102,7 +102,7 @@ class IsolatedReader:
             child = self._live()
             try:
                 child.ask("read", [level, x, y, width, height], self._patience, pixels)
-            except _LostChildError as lost:
+            except LostChildError as lost:
                 self._note(lost)
                 raise PixelReadError(
                     f"{self.path.name}: reading {width}x{height} px of level {level} at ({x}, {y}): {lost}",
@@ -126,7 +126,7 @@ class IsolatedReader:
     def _patience(self) -> float:
         return self._seconds / min(8, 1 << self._hung)
 
-    def _live(self) -> _Child:
+    def _live(self) -> Child:
         if self._closed:
             raise SlideOpenError(f"{self.path.name} was closed")
         if self._given_up:
@@ -138,10 +138,10 @@ class IsolatedReader:
 
     def _start(self) -> dict[str, Any]:
         """Open the file in a new child, which says what the file is."""
-        child = _Child(self._memory)
+        child = Child(self._memory)
         try:
             said: dict[str, Any] = child.ask("open", [str(self.path), self._reader], self._patience)
-        except _LostChildError as lost:
+        except LostChildError as lost:
             self._note(lost)
             raise SlideOpenError(f"the reader {self._reader} failed on opening: {lost}", code=lost.code) from lost
         except BaseException:
@@ -150,7 +150,7 @@ class IsolatedReader:
         self._child = child
         return said
 
-    def _note(self, lost: _LostChildError) -> None:
+    def _note(self, lost: LostChildError) -> None:
         """Count a lost child; the one too many ends the work on the file."""
         self._child = None
         self._lost += 1
@@ -162,7 +162,7 @@ class IsolatedReader:
             raise self._given_up from lost
 
 
-class _LostChildError(Exception):
+class LostChildError(Exception):
     """The child died or was killed."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -170,17 +170,22 @@ class _LostChildError(Exception):
         self.code = code
 
 
-class _Child:
-    """The process that has one file open. It ends when nobody uses it any more."""
+class Child:
+    """A process that answers questions one after another. It ends when nobody uses it any more.
 
-    def __init__(self, memory: int) -> None:
+    Args:
+        memory: most resident bytes of the process.
+        program: Python that calls ``answer_questions`` with the number that is its only argument.
+    """
+
+    def __init__(self, memory: int, program: str = CHILD) -> None:
         self._memory = memory
         self._socket, theirs = socket.socketpair()
         self._socket.settimeout(TICK)
         with theirs:
             self._process = subprocess.Popen(
                 # -P: a module that lies in the current folder is not imported
-                [sys.executable, "-P", "-c", CHILD, str(theirs.fileno())],
+                [sys.executable, "-P", "-c", program, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
@@ -192,15 +197,15 @@ class _Child:
         """The child's answer; pixels are written into ``pixels``.
 
         Raises:
-            _LostChildError: it died, or was killed for its time or memory.
-            WsikitError: what the reader in the child raised.
+            LostChildError: it died, or was killed for its time or memory.
+            WsikitError: what was raised in the child.
         """
         deadline = time.monotonic() + seconds
         try:
             self._socket.sendall(json.dumps([what, about, seconds]).encode() + b"\n")
             (length,) = struct.unpack("<q", self._receive(bytearray(8), deadline))
             if not 0 <= length <= MOST_SAID:
-                raise _LostChildError("reader_crash", "its process answered with nonsense")
+                raise LostChildError("reader_crash", "its process answered with nonsense")
             said = json.loads(self._receive(bytearray(length), deadline))
             if "error" not in said and pixels is not None:
                 self._receive(pixels.reshape(-1).data, deadline)
@@ -218,7 +223,7 @@ class _Child:
         rest = memoryview(buffer)
         while rest:
             if time.monotonic() > deadline:
-                raise _LostChildError("reader_timeout", "it did not answer in time and was stopped")
+                raise LostChildError("reader_timeout", "it did not answer in time and was stopped")
             try:
                 count = self._socket.recv_into(rest)
             except TimeoutError:
@@ -237,20 +242,20 @@ class _Child:
         except psutil.NoSuchProcess:
             return  # the socket tells that it ended
         if used > self._memory:
-            raise _LostChildError(
+            raise LostChildError(
                 "reader_memory", f"it took {used >> 20} MB, the most is {self._memory >> 20} MB, and was stopped"
             )
 
-    def _ended(self) -> _LostChildError:
+    def _ended(self) -> LostChildError:
         """How the child died of itself."""
         try:
             status = self._process.wait(5)
         except subprocess.TimeoutExpired:
-            return _LostChildError("reader_crash", "its process closed the connection")
+            return LostChildError("reader_crash", "its process closed the connection")
         if status == -signal.SIGALRM:
-            return _LostChildError("reader_timeout", "it did not answer in time and was stopped")
+            return LostChildError("reader_timeout", "it did not answer in time and was stopped")
         how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-        return _LostChildError("reader_crash", f"its process died ({how})")
+        return LostChildError("reader_crash", f"its process died ({how})")
 
 
 def _text(said: dict[str, Any]) -> str:
@@ -265,27 +270,44 @@ def _end(process: subprocess.Popen[bytes], connection: socket.socket) -> None:
 
 
 def serve(descriptor: int) -> None:
-    """What the child does: answer questions until the parent is gone.
+    """What the child of a reader does."""
+    answer_questions(descriptor, _Reading())
+
+
+class _Reading:
+    """One file, opened and read."""
+
+    reader: Reader | None = None
+
+    def __call__(self, what: str, about: list[Any]) -> tuple[Any, Any]:
+        if what == "open":
+            self.reader = _opened(*about)
+            return _described(self.reader), b""
+        assert self.reader is not None
+        return None, _read(self.reader, *about)
+
+
+def answer_questions(descriptor: int, answer: Callable[[str, list[Any]], tuple[Any, Any]]) -> None:
+    """Answer the questions of ``Child.ask`` until the parent is gone.
 
     The alarm is for a child whose parent died meanwhile: its default action ends even a call that hangs in C.
+
+    Args:
+        descriptor: of the socket to the parent.
+        answer: called with what is asked and about what; gives a value for JSON, and pixels (or no bytes) to follow it.
     """
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
-    reader: Reader | None = None
     with socket.socket(fileno=descriptor) as parent, parent.makefile("rb") as questions:
         for line in questions:
             what, about, seconds = json.loads(line)
             signal.setitimer(signal.ITIMER_REAL, 2 * seconds)
-            pixels = b""
+            pixels: Any = b""
             try:
-                if what == "open":
-                    reader = _opened(*about)
-                    said: dict[str, Any] = {"value": _described(reader)}
-                else:
-                    assert reader is not None
-                    pixels, said = _read(reader, *about), {"value": None}
+                value, pixels = answer(what, about)
+                said: dict[str, Any] = {"value": value}
             except Exception as error:  # noqa: BLE001  # it is raised again in the parent
                 said = _told(error)
             text = json.dumps(said).encode()

@@ -106,6 +106,19 @@ class TiffReader:
         """See ``TileReader.tile_bytes``."""
         return self._tables[level].counts
 
+    def tile_places(self, level: int) -> NDArray[np.int64]:
+        """(rows, columns) position of every tile in the file, bytes, as its table says."""
+        return self._tables[level].offsets
+
+    def misplaced(self, level: int) -> NDArray[np.bool_]:
+        """(rows, columns) tiles that cannot lie where the table says, within the file as long as it was when opened."""
+        file, table = self._open_file(), self._tables[level]
+        ends = table.offsets + np.minimum(table.counts, file.size + 1)
+        # uint64: a damaged table's sum may be past 2^63
+        outside = (table.offsets <= 0) | (ends.astype(np.uint64) > file.size)
+        found: NDArray[np.bool_] = (table.counts != 0) & outside
+        return found
+
     def read(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         """See ``Reader.read``."""
         tile_width, tile_height = self._tables[level].size
@@ -159,12 +172,15 @@ class TiffReader:
         """Release the file; a read that is under way in another thread finishes first."""
         self._file = None
 
-    def _compressed(self, level: int, column: int, row: int) -> bytes | None:
-        """The bytes of a tile; None where the file leaves it out."""
+    def _open_file(self) -> _File:
         file = self._file
         if file is None:
             raise SlideOpenError(f"{self.path.name} was closed")
-        table = self._tables[level]
+        return file
+
+    def _compressed(self, level: int, column: int, row: int) -> bytes | None:
+        """The bytes of a tile; None where the file leaves it out."""
+        file, table = self._open_file(), self._tables[level]
         count = int(table.counts[row, column])
         if count == 0:
             return None
