@@ -10,8 +10,8 @@ from . import running
 
 
 def embed(
-    source: running.Source,
-    out: running.Out,
+    source: running.Source = None,
+    out: running.Out = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -105,5 +105,5 @@ def embed(
     }
     chosen = load_config(EmbedConfig, config, set_ or [], flags)
     running.carry_out(
-        chosen, source, out, limit, force=force, retry_failed=retry_failed, walltime=walltime, dry_run=dry_run
+        chosen, config, source, out, limit, force=force, retry_failed=retry_failed, walltime=walltime, dry_run=dry_run
     )

@@ -20,6 +20,7 @@ from wsikit.pipeline.inputs import SlideEntry
 from wsikit.pipeline.memory import Promise
 from wsikit.pipeline.model import load_model
 from wsikit.pipeline.probe import promised
+from wsikit.pipeline.provenance import given
 from wsikit.pipeline.roi import check_roi, content_hash, roi_file
 from wsikit.pipeline.run import refuse_idle
 from wsikit.pipeline.settings import quality_filter
@@ -159,6 +160,7 @@ def run_many(
     stop: Stop | None = None,
     observer: Observer | None = None,
     command: str = "",
+    source: str = "",
 ) -> list[Record]:
     """Run a model over many slides and leave one folder per slide, run.yaml, summary.csv and report.html.
 
@@ -174,6 +176,7 @@ def run_many(
         stop: whoever sets it ends the run.
         observer: told what happens.
         command: the command line, for run.yaml and the report.
+        source: what ``find_slides`` was given, for run.yaml.
 
     Returns:
         The records (what slide.json holds), in the order of the entries; files that are part of another entry's slide
@@ -194,18 +197,19 @@ def run_many(
     count = promise.sizes.workers if promise else _workers(config)
     if promise and observer:
         observer.notice(str(promise))
+    told = given(source) | {"model": {"name": predictor.name, "hash": digest(model_card(predictor))}}
     return each_slide(
         entries,
         out,
         config,
         _predicting(config, predictor, count, out, promise),
         at_once=count,
-        facts={"memory": promise.facts()} if promise else {},
         force=force,
         retry_failed=retry_failed,
         stop=stop,
         observer=observer,
         command=command,
+        told=told | ({"memory": promise.facts()} if promise else {}),
     )
 
 
