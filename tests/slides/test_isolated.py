@@ -16,6 +16,7 @@ import psutil
 import pytest
 from broken import RECIPES, RGB, Recipe, scramble, tiled
 
+from tests.faulty import faulty, install_reader
 from wsikit.config import RunConfig
 from wsikit.errors import PixelReadError, SlideOpenError, UnknownNameError, WsikitError
 from wsikit.pipeline.batch import run_many
@@ -24,61 +25,6 @@ from wsikit.slides import isolated as isolated_module
 from wsikit.slides import open_reader, open_slide
 from wsikit.slides.isolated import IsolatedReader
 
-READER = '''
-import ctypes, os, time
-import numpy as np
-from wsikit.errors import SlideOpenError
-from wsikit.slides.array import ArrayReader
-
-
-def segfault():
-    ctypes.string_at(0)
-
-
-def sleep():
-    time.sleep(600)
-
-
-def hang():
-    # a C call that keeps Python's lock
-    ctypes.PyDLL(None).sleep(600)
-
-
-def swell():
-    kept = []
-    while True:
-        kept.append(np.ones(1 << 24, np.uint8))
-        time.sleep(0.01)
-
-
-def exit():
-    os._exit(3)
-
-
-def bug():
-    raise ZeroDivisionError("a bug")
-
-
-class FaultyReader(ArrayReader):
-    """A file says where the reader comes to grief, open or read, and how. It reads well left of x = 64."""
-
-    name = "faulty"
-    suffixes = frozenset({".faulty"})
-
-    def __init__(self, path):
-        if path.suffix != ".faulty":
-            raise SlideOpenError("not faulty")
-        self.where, self.how = path.read_text().split()
-        if self.where == "open":
-            globals()[self.how]()
-        y, x = np.mgrid[0:128, 0:192]
-        super().__init__([np.stack([x, y, x + y], -1).astype(np.uint8)], 0.5, tile=(64, 64), path=path)
-
-    def read(self, level, x, y, width, height):
-        if self.where == "read" and x + width > 64:
-            globals()[self.how]()
-        return super().read(level, x, y, width, height)
-'''
 FAULTS = {
     "segfault": ("reader_crash", "SIGSEGV"),
     "exit": ("reader_crash", "exit status 3"),
@@ -90,19 +36,8 @@ FAULTS = {
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with an installed package whose reader is faulty."""
-    info = tmp_path / "site" / "faulty-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[wsikit.readers]\nfaulty = faulty_reader:FaultyReader\n")
-    (tmp_path / "site" / "faulty_reader.py").write_text(READER)
-    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.syspath_prepend(install_reader(tmp_path / "site"))
     return tmp_path / "site"
-
-
-def faulty(folder: Path, text: str) -> Path:
-    path = folder / f"{text.replace(' ', '-')}.faulty"
-    path.write_text(text)
-    return path
 
 
 def isolated(path: Path, *, seconds: float = 20.0, memory: int = 400 << 20) -> IsolatedReader:

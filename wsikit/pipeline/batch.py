@@ -73,16 +73,18 @@ class _Predicting:
     def do(self, entry: SlideEntry, folder: Path, base: Record, advance: Advance) -> Record:
         """Run a slide that can be run; only then does it touch what an earlier run left.
 
-        Where memory ran out it is tried once more with super-tiles of half the side.
+        Where memory ran out it is tried once more with super-tiles of half the side, or the smallest.
         """
         task = SlideTask(entry, folder.absolute(), self.config, base["key"], self.workers.slots, self._most_side)
         begun = self._done(begin, task, self.pickled)
         try:
             return self._attempt(task, begun, base, advance)
         except WorkerError as error:
-            if error.code != "worker_memory" or begun.side // 2 < begun.core:
+            if error.code != "worker_memory":
                 raise
-        smaller = replace(task, config=self.config.model_copy(update={"supertile": begun.side // 2}))
+        # also where they can be no smaller: somebody else may have taken the memory, or killed the worker
+        side = max(begun.side // 2, begun.core)
+        smaller = replace(task, config=self.config.model_copy(update={"supertile": side}))
         remove(task.spool)
         return self._attempt(smaller, self._done(begin, smaller, self.pickled), base, advance)
 
