@@ -92,7 +92,7 @@ class RunConfig(TissueConfig):
     its workers must have some."""
     task_timeout: float = Field(default=1800, gt=0)
     """Seconds that a task (a super-tile, finding tissue) may take before its worker counts as hanging and is ended."""
-    max_memory: Annotated[int | None, BeforeValidator(_bytes), Field(ge=1)] = None
+    max_memory: Annotated[PositiveInt | None, BeforeValidator(_bytes)] = None
     """Most resident memory of all processes of a run: "4G", "800M" or bytes. Sizes that fit are chosen, and a run that
     cannot fit does not begin; a worker that takes more than its share is ended. Changes speed, never results."""
     format: tuple[str, ...] = ("geojson.gz", "omezarr")

@@ -153,7 +153,7 @@ def try_batch(entry: SlideEntry, config: RunConfig, model: bytes) -> Tried:
         bound = prepared(loads_once(model), slide, TissueMask.whole(slide))
         grid = TileGrid.cover(slide, bound.tile)
         count = config.batch_size or whole_passes(bound, grid.spec) or max(1, BATCH_PIXELS // grid.spec.patch**2)
-        windows = grid[len(grid) // 2 :][:count]
+        windows = grid[max(0, min(len(grid) // 2, len(grid) - count)) :][:count]
         _answer(bound, slide, windows[:1])
         loaded = psutil.Process().memory_info().rss
         answer = _answer(bound, slide, windows)
