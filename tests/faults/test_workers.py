@@ -57,9 +57,7 @@ def test_one_slide_of_five(part: str, how: str, tmp_path: Path) -> None:
     if part != "model" and how == "ask_for_too_much":
         pytest.skip("the planted reader swells, it asks for nothing at once")
     good, site = sound(tmp_path / "in", 4), install_reader(tmp_path / "site")
-    made = (
-        blobs(tmp_path / "in" / f"{how}.png", 320) if part == "model" else faulty(tmp_path / "in", f"{part} {how}")
-    )
+    made = blobs(tmp_path / "in" / f"{how}.png", 320) if part == "model" else faulty(tmp_path / "in", f"{part} {how}")
     said = finished(command(tmp_path / "in", tmp_path / "out", *TIMEOUT), site)
     check(tmp_path / "out", said, {made.stem: FAULTS[how]}, good)
 
