@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wsikit.errors import OutputError
 
 SYNC_THREADS = 16
+LATE_S = (0.05, 0.2, 1.0)
+"""Pauses in which what still writes into a folder that is removed should come to its end."""
 
 
 @contextmanager
@@ -99,3 +102,14 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove a folder where a library's own threads may write on for a moment after one of them has failed (zarr's)."""
+    for pause in LATE_S:
+        with suppress(OSError):
+            remove(folder)
+        time.sleep(pause)
+        if not folder.exists():
+            return
+    remove(folder)

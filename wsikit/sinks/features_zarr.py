@@ -16,7 +16,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from wsikit.atomic import output_errors, remove, replace_folder, temporary
+from wsikit.atomic import output_errors, remove, remove_unfinished, replace_folder, temporary
 from wsikit.errors import OutputError
 from wsikit.features import Instances
 from wsikit.sinks import SinkContext
@@ -104,7 +104,7 @@ class FeaturesZarrSink:
     def abort(self) -> None:
         """Remove everything written."""
         if self._table is not None:
-            remove(temporary(self.path))
+            remove_unfinished(temporary(self.path))
         self._table = self._group = None
 
     def _begun(self) -> tuple[Table, zarr.Group]:

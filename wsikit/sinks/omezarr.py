@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from wsikit.atomic import output_errors, remove, replace_folder, temporary
+from wsikit.atomic import output_errors, remove, remove_unfinished, replace_folder, temporary
 from wsikit.errors import ConfigError, OutputError, PredictionError
 from wsikit.features import Layer, MaskBlock
 from wsikit.sinks import SinkContext
@@ -136,7 +136,7 @@ class OmeZarrSink:
     def abort(self) -> None:
         """Remove everything written."""
         if self._context is not None:
-            remove(temporary(self.path))
+            remove_unfinished(temporary(self.path))
         self._forget()
 
     def _forget(self) -> None:

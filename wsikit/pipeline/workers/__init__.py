@@ -65,7 +65,8 @@ def bounded(
 
     Args: see ``Workers.submit``; ``items`` are consumed as slots become free.
 
-    Closing it cancels what has not started.
+    Closing it cancels what has not started and waits for what has: what comes next may remove or replace the folder
+    that those tasks write into.
     """
     waiting = iter(items)
     running: dict[Future[Result], Item] = {}
@@ -87,3 +88,5 @@ def bounded(
     finally:
         for future in list(running):
             future.cancel()
+        while running:
+            running.pop(done.get())
