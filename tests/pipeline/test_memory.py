@@ -132,6 +132,12 @@ def test_nothing_is_written_by_a_run_that_is_refused(pyramid: Path, tmp_path: Pa
     assert refused.value.code == "no_memory"
 
 
+def test_a_process_that_is_larger_than_allowed_does_not_begin(pyramid: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="before any slide") as refused:
+        run_many(find_slides(str(pyramid)), tmp_path / "out", RunConfig(max_memory=10 * MB, num_workers=1))
+    assert refused.value.code == "no_memory"
+
+
 def test_clusters_have_limits_of_their_own(pyramid: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="processes of this machine"):
         run_many(find_slides(str(pyramid)), tmp_path / "out", RunConfig(max_memory=4 << 30, cluster="tcp://a:1"))

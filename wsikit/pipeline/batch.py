@@ -219,7 +219,8 @@ def run_many(
 def _predicting(
     config: RunConfig, predictor: Model, slots: int, out: Path, promise: Promise | None
 ) -> Iterator[_Predicting]:
-    options, memory = config.cluster_options, promise.worker_limit if promise else None
+    options, memory = config.cluster_options, config.max_memory and config.max_memory // (slots + 1)
+    memory = promise.worker_limit if promise else memory
     with open_workers(
         config.cluster, slots=slots, gpus=config.gpus, memory=memory, options=options, probe=out
     ) as workers:

@@ -58,7 +58,7 @@ class Tried:
 def promised(entries: Sequence[SlideEntry], config: RunConfig, model: Model, workers: int) -> Promise | None:
     """Sizes with which a run over these slides takes at most ``config.max_memory``.
 
-    None where that is not asked for, and where no slide can be used: each will fail for its own reason.
+    None where that is not asked for, and where none of the largest slides can be used: then workers share what is allowed.
 
     Args:
         entries: the slides that the run will work on.
@@ -78,7 +78,13 @@ def promised(entries: Sequence[SlideEntry], config: RunConfig, model: Model, wor
         )
     gpus = chosen_gpus(config.gpus)
     here = psutil.Process().memory_info().rss
-    with open_workers("local", slots=max(1, len(gpus)), gpus=gpus, memory=max(1, config.max_memory - here)) as probing:
+    if config.max_memory <= here:
+        raise ConfigError(
+            f"--max-memory is {config.max_memory // MB} MB, and this process alone holds {here // MB} MB before any slide",
+            code="no_memory",
+            remedy="give --max-memory more",
+        )
+    with open_workers("local", slots=max(1, len(gpus)), gpus=gpus, memory=config.max_memory - here) as probing:
         extents = _extents(probing, entries, config, model.tile)
         largest = sorted(extents, key=lambda entry: -extents[entry].lattice_pixels)
         tried = _tried(probing, [entry for entry in largest if extents[entry].lattice_pixels], config, model)
@@ -105,8 +111,23 @@ def promised(entries: Sequence[SlideEntry], config: RunConfig, model: Model, wor
 def _extents(
     workers: Workers, entries: Sequence[SlideEntry], config: RunConfig, spec: TileSpec
 ) -> dict[SlideEntry, Extent]:
+    found = {}
     with closing(bounded(workers, partial(extent, config, spec), entries, seconds=HEADER_S)) as results:
-        return {entry: Extent() if future.exception() else future.result() for entry, future in results}
+        for entry, future in results:
+            try:
+                found[entry] = future.result()
+            except (WsikitError, OSError) as error:
+                _refuse_short(error, f"a worker has no room for the libraries and the header of {entry.slide_id}")
+                found[entry] = Extent()
+    return found
+
+
+def _refuse_short(error: Exception, what: str) -> None:
+    """Raise ConfigError where it was for want of memory: then no slide could be run."""
+    if isinstance(error, WorkerError) and error.code == "worker_memory":
+        raise ConfigError(
+            f"{what}: {error}", code="no_memory", remedy="give --max-memory more, or a smaller --batch-size"
+        ) from error
 
 
 def extent(config: RunConfig, spec: TileSpec, entry: SlideEntry) -> Extent:
@@ -133,15 +154,8 @@ def _tried(workers: Workers, entries: Sequence[SlideEntry], config: RunConfig, m
     for entry in entries[:TRIES]:
         try:
             return workers.submit(try_batch, entry, config, pickled, gpu=True, seconds=config.task_timeout).result()
-        except WorkerError as error:
-            if error.code == "worker_memory":
-                raise ConfigError(
-                    f"the model {model.name!r} has no room for one batch of {entry.slide_id}: {error}",
-                    code="no_memory",
-                    remedy="give --max-memory more, or a smaller --batch-size",
-                ) from error
-        except (WsikitError, OSError):
-            continue
+        except (WsikitError, OSError) as error:
+            _refuse_short(error, f"the model {model.name!r} has no room for one batch of {entry.slide_id}")
     return None
 
 
