@@ -1,4 +1,4 @@
-"""Case 61: hundreds of small slides, some of them corrupt: each ends in its code, and nothing grows with their number."""
+"""Case 61: hundreds of small slides, some of them corrupt: each ends in its code, nothing grows with their number."""
 
 from __future__ import annotations
 

@@ -58,7 +58,8 @@ class Tried:
 def promised(entries: Sequence[SlideEntry], config: RunConfig, model: Model, workers: int) -> Promise | None:
     """Sizes with which a run over these slides takes at most ``config.max_memory``.
 
-    None where that is not asked for, and where none of the largest slides can be used: then workers share what is allowed.
+    None where that is not asked for, and where none of the largest slides can be used: workers then share what is
+    allowed.
 
     Args:
         entries: the slides that the run will work on.
@@ -80,7 +81,7 @@ def promised(entries: Sequence[SlideEntry], config: RunConfig, model: Model, wor
     here = psutil.Process().memory_info().rss
     if config.max_memory <= here:
         raise ConfigError(
-            f"--max-memory is {config.max_memory // MB} MB, and this process alone holds {here // MB} MB before any slide",
+            f"--max-memory is {config.max_memory // MB} MB, and this process holds {here // MB} MB before any slide",
             code="no_memory",
             remedy="give --max-memory more",
         )
