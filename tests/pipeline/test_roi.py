@@ -24,10 +24,11 @@ from wsikit.annotations.annotations import Item, gather
 from wsikit.config import RunConfig
 from wsikit.errors import AnnotationError, ConfigError
 from wsikit.pipeline import batch as batch_module
-from wsikit.pipeline.batch import run_many, tissue_of
+from wsikit.pipeline.batch import run_many
 from wsikit.pipeline.inputs import SlideEntry, find_slides
 from wsikit.pipeline.plan import plan
 from wsikit.pipeline.run import RunReport, run
+from wsikit.pipeline.settings import tissue_of
 from wsikit.predictors import load_predictor
 from wsikit.sinks.geojson import GeoJSONSink
 from wsikit.sinks.omezarr import OmeZarrSink

@@ -13,8 +13,9 @@ from PIL import Image
 
 from wsikit.config import RunConfig
 from wsikit.pipeline import tissue as tissue_module
-from wsikit.pipeline.batch import run_many, tissue_of
+from wsikit.pipeline.batch import run_many
 from wsikit.pipeline.inputs import SlideEntry, find_slides
+from wsikit.pipeline.settings import tissue_of
 from wsikit.pipeline.tissue import find_tissues, write_tissue
 from wsikit.slides import open_slide
 from wsikit.tissue import find_tissue
