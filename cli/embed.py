@@ -10,8 +10,8 @@ from . import running
 
 
 def embed(
-    source: running.Source,
-    out: running.Out,
+    source: running.Source = None,
+    out: running.Out = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -50,6 +50,7 @@ def embed(
     cluster_options: running.ClusterOptions = None,
     gpus: running.Gpus = None,
     task_timeout: running.TaskTimeout = None,
+    max_memory: running.MaxMemory = None,
     precision: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16; what the card says, else float32, if not given.")
     ] = None,
@@ -98,10 +99,11 @@ def embed(
         "cluster_options": cluster_options,
         "gpus": running.gpus(gpus),
         "task_timeout": task_timeout,
+        "max_memory": max_memory,
         "precision": precision,
         "format": running.names(formats),
     }
     chosen = load_config(EmbedConfig, config, set_ or [], flags)
     running.carry_out(
-        chosen, source, out, limit, force=force, retry_failed=retry_failed, walltime=walltime, dry_run=dry_run
+        chosen, config, source, out, limit, force=force, retry_failed=retry_failed, walltime=walltime, dry_run=dry_run
     )

@@ -22,6 +22,7 @@ from .samples import samples
 from .status import status
 from .tile import tile
 from .tissue import tissue
+from .verify import verify
 
 USAGE = 2
 """Exit code where the command itself is wrong or cannot start."""
@@ -53,7 +54,7 @@ def _options(
     """Whole-slide images in, QuPath GeoJSON and OME-Zarr masks out."""
 
 
-for verb in (info, doctor, tissue, tile, run, embed, status, report, evaluate, convert, models, samples):
+for verb in (info, doctor, tissue, tile, run, embed, status, verify, report, evaluate, convert, models, samples):
     typer_app.command()(verb)
 typer_app.add_typer(config_app, name="config")
 

@@ -10,8 +10,8 @@ from . import running
 
 
 def run(
-    source: running.Source,
-    out: running.Out,
+    source: running.Source = None,
+    out: running.Out = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -46,6 +46,7 @@ def run(
     cluster_options: running.ClusterOptions = None,
     gpus: running.Gpus = None,
     task_timeout: running.TaskTimeout = None,
+    max_memory: running.MaxMemory = None,
     formats: Annotated[
         str | None, typer.Option("--format", help="Comma-separated outputs; geojson.gz,omezarr if not given.")
     ] = None,
@@ -90,11 +91,12 @@ def run(
         "cluster_options": cluster_options,
         "gpus": running.gpus(gpus),
         "task_timeout": task_timeout,
+        "max_memory": max_memory,
         "format": running.names(formats),
         "ngff": ngff,
         "split": split,
     }
     chosen = load_config(RunConfig, config, set_ or [], flags)
     running.carry_out(
-        chosen, source, out, limit, force=force, retry_failed=retry_failed, walltime=walltime, dry_run=dry_run
+        chosen, config, source, out, limit, force=force, retry_failed=retry_failed, walltime=walltime, dry_run=dry_run
     )

@@ -4,21 +4,38 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
-    from wsikit.config import RunConfig
-    from wsikit.pipeline.inputs import SlideEntry
+    from wsikit.config import RunConfig, TissueConfig
+    from wsikit.pipeline.provenance import Repeated
+
+Chosen = TypeVar("Chosen", bound="TissueConfig")
 
 Source = Annotated[
-    str, typer.Option("--input", "-i", help="Folder (searched recursively), glob, one file or CSV manifest.")
+    str | None,
+    typer.Option(
+        "--input",
+        "-i",
+        help="Folder (searched recursively), glob, one file or CSV manifest; with -c OUT/run.yaml the slides of that "
+        "run if not given.",
+    ),
 ]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Output folder; running again does only what is missing.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        help="Output folder; running again does only what is missing. With -c OUT/run.yaml it is OUT if not given, "
+        "whose run goes on.",
+    ),
+]
 Mag = Annotated[float | None, typer.Option(help="The same as objective power: 20 means --mpp 0.5.")]
 MppOverride = Annotated[
     float | None,
@@ -88,9 +105,21 @@ TaskTimeout = Annotated[
     float | None,
     typer.Option(metavar="SECONDS", help="Longest that a task may take before it is ended; 1800 if not given."),
 ]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Most memory of all processes, such as 4G or 800M: sizes that fit are chosen, or the run is refused.",
+    ),
+]
 Config = Annotated[
     Path | None,
-    typer.Option("--config", "-c", help="YAML (`wsikit config init` writes one); --set and flags override it."),
+    typer.Option(
+        "--config",
+        "-c",
+        help="YAML (`wsikit config init` writes one), or the run.yaml of a run, to repeat it; --set and flags override "
+        "it.",
+    ),
 ]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the configuration; repeatable.")
@@ -137,8 +166,9 @@ def gpus(text: str | None) -> str | list[str] | None:
 
 def carry_out(
     config: RunConfig,
-    source: str,
-    out: Path,
+    file: Path | None,
+    source: str | None,
+    out: Path | None,
     limit: int | None,
     *,
     force: bool,
@@ -148,21 +178,31 @@ def carry_out(
 ) -> None:
     """Run what a configuration says over slides, or print what would be run. Exit code 3 unless all are complete."""
     from wsikit.pipeline.batch import run_many
-    from wsikit.pipeline.inputs import find_slides
+    from wsikit.pipeline.plan import plan
 
-    entries = find_slides(source, out, isolate=config.isolate)[:limit]
+    config, again = begun(config, file, source, out, limit)
+    options: dict[str, Any] = {"force": force, "retry_failed": retry_failed}
     if dry_run:
-        from wsikit.pipeline.plan import plan
-
-        for line in plan(entries, out, config, force=force, retry_failed=retry_failed):
+        for line in plan(again.entries, again.out, config, **options):
             print(line)
         return
-    watched(entries, out, partial(run_many, entries, out, config, force=force, retry_failed=retry_failed), walltime)
+    watched(again, partial(run_many, again.entries, again.out, config, source=again.input, **options), walltime)
 
 
-def watched(
-    entries: Sequence[SlideEntry], out: Path, work: Callable[..., list[dict[str, Any]]], walltime: str | None
-) -> None:
+def begun(
+    config: Chosen, file: Path | None, source: str | None, out: Path | None, limit: int | None
+) -> tuple[Chosen, Repeated]:
+    """The configuration without what it said of another run, and what is run; says which input is taken."""
+    from wsikit.pipeline.lettering import printable
+    from wsikit.pipeline.provenance import repeated
+
+    again = repeated(config, file, source, out)
+    if again.said:
+        print(printable(again.said))
+    return config.model_copy(update={"provenance": {}}), replace(again, entries=again.entries[:limit])
+
+
+def watched(again: Repeated, work: Callable[..., list[dict[str, Any]]], walltime: str | None) -> None:
     """Show how ``work(observer=..., stop=..., command=...)`` goes on and how it ended.
 
     Exit code 3 unless all are complete.
@@ -172,10 +212,10 @@ def watched(
     from .ending import stop_when_asked
     from .progress import observer
 
-    with stop_when_asked(walltime) as stop, observer(sum(entry.part_of is None for entry in entries)) as watching:
+    with stop_when_asked(walltime) as stop, observer(sum(entry.part_of is None for entry in again.entries)) as watching:
         command = shlex.join(["wsikit", *sys.argv[1:]])
         records = work(observer=watching, stop=stop, command=command)
-    print(closing(records, out))
+    print(closing(records, again.out))
     if not all_complete(records):
         raise typer.Exit(3)
 

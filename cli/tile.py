@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,8 +12,8 @@ from . import running
 
 
 def tile(
-    source: running.Source,
-    out: running.Out,
+    source: running.Source = None,
+    out: running.Out = None,
     mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of the patches; 0.5 if not given.")] = None,
     mag: running.Mag = None,
     size: Annotated[
@@ -95,6 +95,14 @@ def tile(
         int | None, typer.Option("--num-workers", "-n", help="Threads; one per core if not given.")
     ] = None,
     isolate: running.Isolate = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="WHERE", help="local (supervised processes) or threads; local if not given."),
+    ] = None,
+    task_timeout: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Longest that a slide may take before it is ended; 21600 if not given."),
+    ] = None,
     config: running.Config = None,
     set_: running.Set = None,
     limit: running.Limit = None,
@@ -111,7 +119,6 @@ def tile(
     130 by Ctrl-C, 143 by SIGTERM: run again to go on.
     """
     from wsikit.config import TileConfig, load_config
-    from wsikit.pipeline.inputs import find_slides
     from wsikit.pipeline.tile import plan_tiling, tile_many
 
     flags = {
@@ -137,12 +144,17 @@ def tile(
         "mpp_override": mpp_override,
         "num_workers": num_workers,
         "isolate": isolate,
+        "cluster": cluster,
+        "task_timeout": task_timeout,
     }
     chosen = load_config(TileConfig, config, set_ or [], flags)
-    entries = find_slides(source, out, isolate=chosen.isolate)[:limit]
+    if chosen.cluster is None:
+        chosen = chosen.model_copy(update={"cluster": "local"})
+    chosen, again = running.begun(chosen, config, source, out, limit)
+    options: dict[str, Any] = {"force": force, "retry_failed": retry_failed}
     if dry_run:
-        for line in plan_tiling(entries, out, chosen, force=force, retry_failed=retry_failed):
+        for line in plan_tiling(again.entries, again.out, chosen, **options):
             print(line)
         return
-    work = partial(tile_many, entries, out, chosen, force=force, retry_failed=retry_failed)
-    running.watched(entries, out, work, walltime)
+    work = partial(tile_many, again.entries, again.out, chosen, source=again.input, **options)
+    running.watched(again, work, walltime)

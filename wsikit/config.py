@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError
@@ -19,6 +19,8 @@ class TissueConfig(BaseModel):
     """Where to look on slides: what every verb can be told that cuts them into patches."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    verb: ClassVar[str] = ""
+    """The command that it is for."""
 
     mpp_override: float | None = Field(default=None, gt=0)
     """Micrometres per level-0 pixel for every slide, whatever its file says. A manifest's mpp column wins."""
@@ -45,8 +47,25 @@ class TissueConfig(BaseModel):
     """Written by a run into run.yaml, ignored when read: versions, command, time."""
 
 
+UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def _bytes(value: Any) -> Any:
+    """Bytes of "4G", "800M", "1.5 GiB" or a number; units are powers of 1024."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip().upper().removesuffix("B").removesuffix("I")
+    unit = UNITS.get(text[-1:], 1)
+    try:
+        return int(float(text[:-1] if unit > 1 else text) * unit)
+    except (ValueError, OverflowError):
+        raise ValueError('give bytes, such as "4G", "800M" or 4000000000') from None
+
+
 class RunConfig(TissueConfig):
     """Everything that ``wsikit run`` can be told."""
+
+    verb: ClassVar[str] = "run"
 
     model: str = "nuclei"
     """Name of a predictor (`wsikit models` lists them), predictor.py:MyPredictor, or a model file with its card."""
@@ -73,6 +92,9 @@ class RunConfig(TissueConfig):
     its workers must have some."""
     task_timeout: float = Field(default=1800, gt=0)
     """Seconds that a task (a super-tile, finding tissue) may take before its worker counts as hanging and is ended."""
+    max_memory: Annotated[PositiveInt | None, BeforeValidator(_bytes)] = None
+    """Most resident memory of all processes of a run: "4G", "800M" or bytes. Sizes that fit are chosen, and a run that
+    cannot fit does not begin; a worker that takes more than its share is ended. Changes speed, never results."""
     format: tuple[str, ...] = ("geojson.gz", "omezarr")
     """Outputs to write."""
     ngff: Literal["0.4", "0.5"] = "0.4"
@@ -83,15 +105,19 @@ class RunConfig(TissueConfig):
     def result_parameters(self) -> dict[str, Any]:
         """Those that decide what the outputs hold; the others only decide how fast they come.
 
-        Files that count by what they hold (``roi``, the reference of ``stain``) are left out: wherever they lie.
+        Files that count by what they hold (``roi``, the reference of ``stain``) are left out, and of a model's file all
+        but the name: wherever they lie.
         """
         speed = {"batch_size", "num_workers", "supertile", "isolate", "device", "provenance"}
-        speed |= {"cluster", "cluster_options", "gpus", "task_timeout"}
-        return self.model_dump(mode="json", exclude=speed | {"mpp_override", "roi", "stain"})
+        speed |= {"cluster", "cluster_options", "gpus", "task_timeout", "max_memory"}
+        values = self.model_dump(mode="json", exclude=speed | {"mpp_override", "roi", "stain"})
+        return values | {"model": Path(self.model).name}
 
 
 class EmbedConfig(RunConfig):
     """Everything that ``wsikit embed`` can be told."""
+
+    verb: ClassVar[str] = "embed"
 
     model: str = ""
     """The encoder: a timm name, NAME:WEIGHTS, a TorchScript file or a folder with config.json and weights."""
@@ -113,6 +139,8 @@ def _switch(value: Any) -> Any:
 
 class TileConfig(TissueConfig):
     """Everything that ``wsikit tile`` can be told."""
+
+    verb: ClassVar[str] = "tile"
 
     mpp: float = Field(default=0.5, gt=0)
     """Micrometres per pixel of the patches."""
@@ -142,6 +170,11 @@ class TileConfig(TissueConfig):
     """Leave out patches of which every tile's compressed size is that of glass, where a slide's sizes tell."""
     scaled_decode: bool = True
     """Where mpp lies between two levels, let the codec decode at a reduced size before averaging."""
+    cluster: Literal["local", "threads"] | None = None
+    """Where slides are cut: local (supervised children of this process: a file that crashes its reader costs its slide)
+    or threads (this process, which needs no start); null is local for ``wsikit tile``, threads for ``tile_many``."""
+    task_timeout: float = Field(default=21600, gt=0)
+    """Seconds that a slide may take before its child counts as hanging and is ended; threads cannot be."""
 
     def result_parameters(self) -> dict[str, Any]:
         """Those that decide what the outputs hold; the others only decide how fast they come.
@@ -149,7 +182,7 @@ class TileConfig(TissueConfig):
         Files that count by what they hold (``roi``, ``coords``) are left out: wherever they lie. ``isolate`` counts,
         since no tile is passed through from another process.
         """
-        free = {"num_workers", "provenance", "mpp_override", "roi", "coords"}
+        free = {"num_workers", "provenance", "mpp_override", "roi", "coords", "cluster", "task_timeout"}
         return self.model_dump(mode="json", exclude=free)
 
 

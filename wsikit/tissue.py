@@ -192,7 +192,7 @@ class TissueMask:
     @classmethod
     def whole(cls, slide: Slide) -> TissueMask:
         """Everything is tissue: what a microscope field or a dataset tile is."""
-        mpp = _mask_mpp(slide)
+        mpp = mask_mpp(slide)
         width, height = slide.size_at(mpp)
         return cls(np.ones((height, width), np.bool_), mpp, info={"method": "whole"})
 
@@ -210,7 +210,7 @@ class TissueMask:
         Raises AnnotationError: no_annotations where there are none or all are too small for the mask, outside_slide.
         """
         check_on_slide(polygons, slide)
-        mpp = _mask_mpp(slide)
+        mpp = mask_mpp(slide)
         width, height = slide.size_at(mpp)
         array = Limits(polygons, slide.mpp).shares(Region(0, 0, width, height, mpp)) >= 0.5
         if not array.any():
@@ -236,7 +236,7 @@ class TissueMask:
         """
         from PIL import Image
 
-        mpp = _mask_mpp(slide)
+        mpp = mask_mpp(slide)
         size = slide.size_at(mpp)
         try:
             with Image.open(path) as image:
@@ -274,7 +274,8 @@ def check_on_slide(polygons: NDArray[np.object_], slide: Slide) -> None:
         )
 
 
-def _mask_mpp(slide: Slide) -> float:
+def mask_mpp(slide: Slide) -> float:
+    """um per pixel of a slide's mask."""
     longest_um = max(slide.width, slide.height) * slide.mpp
     return slide.resolve(max(slide.mpp, min(COARSEST_MPP, max(FINEST_MPP, longest_um / MASK_SIDE))))
 
@@ -289,7 +290,7 @@ def find_tissue(slide: Slide) -> TissueMask:
         PixelReadError: no pixel of the slide can be decoded.
         UnsuitableSlideError: code not_brightfield, for a dark slide such as fluorescence.
     """
-    mpp = _mask_mpp(slide)
+    mpp = mask_mpp(slide)
     part = slide.read_partial(slide.plane(mpp))
     readable = np.ones(part.pixels.shape[:2], np.bool_)
     for tile in part.bad:

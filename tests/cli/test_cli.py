@@ -22,13 +22,13 @@ from PIL import Image
 from wsikit.cli.main import app, typer_app
 from wsikit.config import RunConfig, load_config
 from wsikit.geometry import Region
-from wsikit.pipeline import inputs
+from wsikit.pipeline import provenance
 from wsikit.predictors import PREDICTORS
 from wsikit.sinks import SINKS
 from wsikit.slides import open_slide
 
 VERBS = [
-    *("info", "doctor", "tissue", "tile", "run", "embed", "status", "report"),
+    *("info", "doctor", "tissue", "tile", "run", "embed", "status", "verify", "report"),
     *("evaluate", "convert", "models", "samples", "config"),
 ]
 FAST = ["-n", "1", "--mpp-override", "0.5"]
@@ -351,7 +351,7 @@ def test_an_interrupt_says_how_to_go_on(wsikit: Command, monkeypatch: pytest.Mon
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(inputs, "find_slides", interrupt)
+    monkeypatch.setattr(provenance, "find_slides", interrupt)
     answer = wsikit("run", "-i", tmp_path, "-o", tmp_path / "out")
     assert answer.code == 130
     assert "goes on where it stopped" in answer.err

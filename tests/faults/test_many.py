@@ -1,4 +1,4 @@
-"""Case 61: hundreds of small slides, some corrupt: each ends in its code, and nothing grows with their number."""
+"""Case 61: hundreds of small slides, some of them corrupt: each ends in its code, nothing grows with their number."""
 
 from __future__ import annotations
 
@@ -23,9 +23,19 @@ PART = 20
 """One of so many is corrupt: 5 %."""
 
 
+def _flipped(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 255
+    path.write_bytes(data)
+
+
 def _folder(path: Path) -> None:
     path.unlink()
     path.with_suffix(".svs").mkdir()
+
+
+def _renamed(path: Path) -> None:
+    path.rename(path.with_suffix(".svs"))
 
 
 def _fifo(path: Path) -> None:

@@ -190,7 +190,7 @@ OF_NO_SLIDE = frozenset(
     | {"no_features", "mixed_features", "split_leak", "stained_features"}
     | {"two_formats", "no_slide", "mixed_patches", "unlisted_slide"}
     | {"no_truth", "ambiguous_truth", "wrong_shape", "not_comparable"}
-    | {"no_cluster", "unfit_cluster", "busy", "interrupt", "terminated", "walltime", "lease_lost"}
+    | {"no_cluster", "unfit_cluster", "busy", "interrupt", "terminated", "walltime", "lease_lost", "no_memory"}
 )
 """Codes of commands that do not begin, of warnings, and of what is done after a run or without one."""
 

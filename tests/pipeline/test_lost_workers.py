@@ -63,7 +63,7 @@ def test_slides_that_kill_every_worker_cost_themselves_and_no_other(deadly: RunC
     names = ["a-deadly", "b-deadly", "c-sound", "d-sound", "e-sound"]
     records = run_many(find_slides(pictures(tmp_path / "in", names)), tmp_path / "out", deadly)
     found = [(record["status"], record["reason"], record.get("objects")) for record in records]
-    assert found == [("failed", "worker_lost", None)] * 2 + [("complete", "", 1)] * 3
+    assert found == [("failed", "worker_crash", None)] * 2 + [("complete", "", 1)] * 3
 
 
 def test_a_slide_is_not_complete_where_a_task_went_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -490,7 +490,7 @@ def test_cutting_that_fails_aborts_its_writer(tiff: Path, tmp_path: Path, monkey
             if done < total and list(tmp_path.glob(".*.tmp/images/c/*")):
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr("wsikit.pipeline.tile.ROWS", 2)
+        monkeypatch.setattr("wsikit.pipeline.cutting.ROWS", 2)
         cutting, patches = Cutting(slide, windows, config), patch_set(slide, entry, config, tissue, windows)
         with pytest.raises(KeyboardInterrupt):
             cutting.write(ZarrPatchWriter(tmp_path / "patches.zarr"), patches, interrupt)
@@ -503,14 +503,14 @@ from pathlib import Path
 from wsikit.config import TileConfig
 from wsikit.pipeline.each import Silent
 from wsikit.pipeline.inputs import find_slides
-from wsikit.pipeline import tile
+from wsikit.pipeline import cutting, tile
 
 class Killer(Silent):
     def progress(self, entry, done, total):
         if done >= 1 and done < total:
             os.kill(os.getpid(), signal.SIGKILL)
 
-tile.ROWS = 2
+cutting.ROWS = 2
 source, out, name = sys.argv[1:]
 tile.tile_many(find_slides(source), out, TileConfig(size=100, overlap=50, tissue="whole", min_tissue=0, num_workers=1,
                format=name), observer=Killer())

@@ -17,7 +17,10 @@ from wsikit.errors import ConfigError, PluginError, WorkerError
 from wsikit.pipeline.busy import Clock
 from wsikit.pipeline.each import OVERVIEW, Advance, Observer, Silent, all_complete, clear, each_slide, refuse_foreign
 from wsikit.pipeline.inputs import SlideEntry
+from wsikit.pipeline.memory import Promise
 from wsikit.pipeline.model import load_model
+from wsikit.pipeline.probe import promised
+from wsikit.pipeline.provenance import given
 from wsikit.pipeline.roi import check_roi, content_hash, roi_file
 from wsikit.pipeline.run import refuse_idle
 from wsikit.pipeline.settings import quality_filter
@@ -55,6 +58,8 @@ class _Predicting:
     pickled: bytes
     """The same for workers."""
     workers: Workers
+    promise: Promise | None = None
+    """Sizes that keep memory below a limit, where there is one."""
 
     @property
     def own(self) -> Sequence[str]:
@@ -70,7 +75,7 @@ class _Predicting:
 
         Where memory ran out it is tried once more with super-tiles of half the side, or the smallest.
         """
-        task = SlideTask(entry, folder.absolute(), self.config, base["key"], self.workers.slots)
+        task = SlideTask(entry, folder.absolute(), self.config, base["key"], self.workers.slots, self._most_side)
         begun = self._done(begin, task, self.pickled)
         try:
             return self._attempt(task, begun, base, advance)
@@ -97,7 +102,7 @@ class _Predicting:
         seconds = begun.seconds | clock.steps() | record["seconds"]
         total = sum(seconds.values()) - record["seconds"]["total"]
         record["seconds"] = {name: round(value, 3) for name, value in (seconds | {"total": total}).items()}
-        return record
+        return record | ({"predicted_mb": self.promise.workers_mb} if self.promise else {})
 
     def _predict(self, task: SlideTask, begun: Begun, advance: Advance) -> None:
         """All super-tiles that are not done; one whose worker crashed is tried once more."""
@@ -120,7 +125,13 @@ class _Predicting:
     @property
     def _group(self) -> int:
         """Super-tiles in a task: several are read, predicted and spooled side by side where a worker has no others."""
+        if self.promise:
+            return SIDE_BY_SIDE if self.promise.sizes.side_by_side else 1
         return SIDE_BY_SIDE if self.workers.slots == 1 or self.config.gpus else 1
+
+    @property
+    def _most_side(self) -> int | None:
+        return self.promise.sizes.side if self.promise else None
 
     @property
     def _limit(self) -> float:
@@ -151,6 +162,7 @@ def run_many(
     stop: Stop | None = None,
     observer: Observer | None = None,
     command: str = "",
+    source: str = "",
 ) -> list[Record]:
     """Run a model over many slides and leave one folder per slide, run.yaml, summary.csv and report.html.
 
@@ -166,6 +178,7 @@ def run_many(
         stop: whoever sets it ends the run.
         observer: told what happens.
         command: the command line, for run.yaml and the report.
+        source: what ``find_slides`` was given, for run.yaml.
 
     Returns:
         The records (what slide.json holds), in the order of the entries; files that are part of another entry's slide
@@ -173,7 +186,7 @@ def run_many(
 
     Raises:
         UnknownNameError: the model or an output format does not exist.
-        ConfigError: a configuration that no slide could be run with.
+        ConfigError: a configuration that no slide could be run with; code no_memory where max_memory is too little.
         OutputError: the output folder cannot be written, would replace files that no run has written, or another run
             works in it (code busy).
         StoppedError: ``stop`` was set; what was done is kept, and the same call goes on.
@@ -182,26 +195,57 @@ def run_many(
     predictor = checked_model(entries, config)
     for entry in entries:
         refuse_foreign(out / entry.slide_id, _own_patterns())
-    count = config.num_workers or os.cpu_count() or 1
+    promise = promise_for(entries, out, config, predictor, force=force, retry_failed=retry_failed)
+    count = promise.sizes.workers if promise else _workers(config)
+    if promise and observer:
+        observer.notice(str(promise))
+    told = given(source) | {"model": {"name": predictor.name, "hash": digest(model_card(predictor))}}
     return each_slide(
         entries,
         out,
         config,
-        _predicting(config, predictor, count, out),
+        _predicting(config, predictor, count, out, promise),
         at_once=count,
         force=force,
         retry_failed=retry_failed,
         stop=stop,
         observer=observer,
         command=command,
+        told=told | ({"memory": promise.facts()} if promise else {}),
     )
 
 
 @contextmanager
-def _predicting(config: RunConfig, predictor: Model, slots: int, out: Path) -> Iterator[_Predicting]:
-    options = config.cluster_options
-    with open_workers(config.cluster, slots=slots, gpus=config.gpus, options=options, probe=out) as workers:
-        yield _Predicting(config, predictor, dumps(predictor), workers)
+def _predicting(
+    config: RunConfig, predictor: Model, slots: int, out: Path, promise: Promise | None
+) -> Iterator[_Predicting]:
+    options, memory = config.cluster_options, config.max_memory and config.max_memory // (slots + 1)
+    memory = promise.worker_limit if promise else memory
+    with open_workers(
+        config.cluster, slots=slots, gpus=config.gpus, memory=memory, options=options, probe=out
+    ) as workers:
+        yield _Predicting(config, predictor, dumps(predictor), workers, promise)
+
+
+def _workers(config: RunConfig) -> int:
+    return config.num_workers or os.cpu_count() or 1
+
+
+def promise_for(
+    entries: Sequence[SlideEntry],
+    out: Path,
+    config: RunConfig,
+    predictor: Model,
+    *,
+    force: bool = False,
+    retry_failed: bool = False,
+) -> Promise | None:
+    """Sizes for the slides that a run would work on; see ``promised``."""
+    if config.max_memory is None:
+        return None
+    done = partial(is_done, out=out, config=config, predictor=predictor, retry_failed=retry_failed)
+    todo = [entry for entry in entries if entry.part_of is None and (force or not done(entry))]
+    return promised(todo, config, predictor, _workers(config))
 
 
 def checked_model(entries: Sequence[SlideEntry], config: RunConfig) -> Model:

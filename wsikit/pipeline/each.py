@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
@@ -14,13 +14,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic import BaseModel
-
 from wsikit.atomic import output_errors
+from wsikit.config import TissueConfig
 from wsikit.errors import OutputError, SlideOpenError, WsikitError
 from wsikit.pipeline.inputs import SlideEntry
 from wsikit.pipeline.lease import Lease
-from wsikit.pipeline.provenance import now, provenance, unrecorded, write_run_yaml
+from wsikit.pipeline.provenance import absolute, now, provenance, unrecorded, write_run_yaml
 from wsikit.pipeline.report import write_reports
 from wsikit.pipeline.report.folder import skipped
 from wsikit.pipeline.stamps import output_facts, source_stamp
@@ -149,7 +148,7 @@ class _Advance:
 def each_slide(
     entries: Sequence[SlideEntry],
     out: Path,
-    config: BaseModel,
+    config: TissueConfig,
     working: AbstractContextManager[Work],
     *,
     at_once: int,
@@ -158,6 +157,7 @@ def each_slide(
     stop: Stop | None = None,
     observer: Observer | None = None,
     command: str = "",
+    told: Mapping[str, Any] | None = None,
 ) -> list[Record]:
     """Do a piece of work to many slides and leave one folder per slide, run.yaml, summary.csv and report.html.
 
@@ -175,6 +175,7 @@ def each_slide(
         stop: whoever sets it ends the run.
         observer: told what happens.
         command: the command line, for run.yaml and the report.
+        told: what else the caller has to say in run.yaml: ``input`` as it was given, ``model``.
 
     Returns:
         The records (what slide.json holds), in the order of the entries; files that are part of another entry's slide
@@ -189,7 +190,7 @@ def each_slide(
     with Lease(out, command, stop) as lease:
         if lease.taken_over:
             observer.notice(f"the run of {lease.taken_over.holder} in {out} is dead: its place is taken")
-        told = provenance(entries, lease)
+        told = provenance(entries, lease, config, told or {})
         write_run_yaml(out, config, told)
         slides = [entry for entry in entries if entry.part_of is None]
         outcomes: dict[SlideEntry, Record] = {}
@@ -199,11 +200,11 @@ def each_slide(
                 _all_slides(_Run(out, work, force, retry_failed, observer, stop, lease, outcomes), pool, slides)
         except Stopping:
             if stop.reason != "lease_lost":
-                _close(out, config, told | {"stopped": stop.reason}, outcomes.values())
+                _close(out, config, {**told, "stopped": stop.reason}, outcomes.values())
             raise stop.error() from None
-        _close(out, config, told | {"seconds": round(time.perf_counter() - clock, 3)}, outcomes.values())
+        _close(out, config, {**told, "seconds": round(time.perf_counter() - clock, 3)}, outcomes.values())
     return [
-        outcomes[entry] if entry in outcomes else skipped(entry.slide_id, str(entry.path), entry.part_of or "")
+        outcomes[entry] if entry in outcomes else skipped(entry.slide_id, absolute(entry.path), entry.part_of or "")
         for entry in entries
     ]
 
@@ -239,9 +240,9 @@ def _wait_for(futures: Iterable[Future[None]]) -> None:
         future.result()
 
 
-def _close(out: Path, config: BaseModel, told: dict[str, Any], outcomes: Collection[Record]) -> None:
+def _close(out: Path, config: TissueConfig, told: Mapping[str, Any], outcomes: Collection[Record]) -> None:
     """Write what is left when a run ends."""
-    write_run_yaml(out, config, told | {"unrecorded": unrecorded(out, outcomes)})
+    write_run_yaml(out, config, {**told, "unrecorded": unrecorded(out, outcomes)})
     write_reports(out)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from wsikit.config import RunConfig
 from wsikit.errors import WsikitError
-from wsikit.pipeline.batch import checked_model, is_done
+from wsikit.pipeline.batch import checked_model, is_done, promise_for
 from wsikit.pipeline.inputs import SlideEntry
 from wsikit.pipeline.settings import tissue_of
 from wsikit.slides import open_slide
@@ -21,9 +21,11 @@ def plan(
 
     Raises:
         UnknownNameError: the model or an output format does not exist.
-        ConfigError: a configuration that no slide could be run with.
+        ConfigError: a configuration that no slide could be run with; code no_memory where max_memory is too little.
     """
     predictor = checked_model(entries, config)
+    promise = promise_for(entries, out, config, predictor, force=force, retry_failed=retry_failed)
+    side = promise.sizes.side if promise else config.supertile or SUPERTILE
     todo = patches = 0
     for entry in entries:
         if entry.part_of is not None:
@@ -35,11 +37,13 @@ def plan(
         try:
             with open_slide(entry.path, entry.mpp or config.mpp_override, isolate=config.isolate) as slide:
                 grid = TileGrid.cover(slide, predictor.tile, tissue_of(slide, entry, config))
-                tasks = len(grid.supertiles(config.supertile or SUPERTILE))
+                tasks = len(grid.supertiles(side))
                 size = f"{slide.width}x{slide.height} px at {slide.mpp:.4g} um/px ({slide.reader.name})"
         except WsikitError as error:
             yield f"{entry.slide_id}: would fail ({error.code}): {error}"
             continue
         todo, patches = todo + 1, patches + len(grid)
         yield f"{entry.slide_id}: {size}, {len(grid)} patches of {grid.spec.patch} px in {tasks} super-tiles"
+    if promise:
+        yield str(promise)
     yield f"{todo} of {len(entries)} slides to run, {patches} patches, formats {', '.join(config.format)}, into {out}"

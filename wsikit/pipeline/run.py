@@ -311,11 +311,14 @@ def _counted(results: Generator[TaskResult], total: int, progress: Progress | No
             yield result
 
 
-def choose_supertiles(grid: TileGrid, side: int | None, slots: int) -> int:
-    """The side of super-tiles in lattice pixels: as asked for, or 4096 px and smaller while workers would be idle."""
+def choose_supertiles(grid: TileGrid, side: int | None, slots: int, most: int | None = None) -> int:
+    """The side of super-tiles in lattice pixels: as asked for, or 4096 px and smaller while workers would be idle.
+
+    ``most`` is what memory allows.
+    """
     if side is not None:
-        return side
-    side = SUPERTILE
+        return min(side, most or side)
+    side = most or SUPERTILE
     while slots > 1 and side // 2 >= grid.spec.core and len(grid.supertiles(side)) < 2 * slots:
         side //= 2
     return side

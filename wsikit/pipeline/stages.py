@@ -27,13 +27,14 @@ from pathlib import Path
 from wsikit.atomic import output_errors, replace_file
 from wsikit.config import RunConfig
 from wsikit.errors import OutputError, SlideOpenError
+from wsikit.geometry import Box
 from wsikit.pipeline.busy import Clock
 from wsikit.pipeline.each import OVERVIEW
 from wsikit.pipeline.inputs import SlideEntry
 from wsikit.pipeline.results import digests, is_done, load_result, save_result
 from wsikit.pipeline.run import Plan, choose_supertiles, finish_run, plan_run
 from wsikit.pipeline.settings import make_sinks, quality_filter, tissue_of
-from wsikit.pipeline.state import Record, describe
+from wsikit.pipeline.state import Record, describe, digest, model_card
 from wsikit.pipeline.supertile import Job, predict_supertiles
 from wsikit.predictors.files import dumps, loads_once
 from wsikit.slides import Slide, open_slide
@@ -54,6 +55,8 @@ class SlideTask:
     """See ``Work.key``: what a spool was made with."""
     slots: int
     """Tasks at once, for the size of super-tiles where none was asked for."""
+    most_side: int | None = None
+    """Of super-tiles, where memory is short."""
 
     @property
     def spool(self) -> Path:
@@ -111,7 +114,7 @@ def begin(task: SlideTask, model: bytes) -> Begun:
         with clock("prepare"):
             made = plan_run(slide, loads_once(model), tissue)
     kept = _kept_side(task)
-    side = kept or choose_supertiles(made.grid, config.supertile, task.slots)
+    side = kept or choose_supertiles(made.grid, config.supertile, task.slots, task.most_side)
     count = len(made.grid.supertiles(side))
     pickled = dumps(_Plan(override, slide.reader.name, stamp, made, side))
     with output_errors(task.spool):
@@ -161,11 +164,51 @@ def finish(task: SlideTask, plan: str) -> Record:
     return record
 
 
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What some super-tiles of a slide give now."""
+
+    model: str
+    """Hash of the model as it is bound to the slide."""
+    count: int
+    """Super-tiles."""
+    digests: dict[int, str]
+    """Index of a super-tile -> digest, as in the slide's record; empty where ``count`` is not as expected."""
+    boxes: dict[int, Box]
+    """Index -> x0, y0, x1, y1 in level-0 pixels of what its windows cover."""
+
+
+def predict_again(task: SlideTask, model: bytes, indices: Sequence[int], count: int) -> Again:
+    """Predict some super-tiles of a slide afresh, into a folder of its own, and tell what they gave.
+
+    Args:
+        task: the slide, with the super-tiles' side in its configuration; its folder is not there yet.
+        model: see ``begin``.
+        indices: which super-tiles, of ``count``.
+        count: how many there should be; where there are more or fewer, indices mean nothing and none is predicted.
+
+    Raises what ``begin`` and ``predict`` do.
+    """
+    begun = begin(task, model)
+    path = task.spool / "plan"
+    made = _loaded(path, begun.plan)
+    chosen = list(indices) if begun.count == count else []
+    predict(task, begun.plan, chosen)
+    grids, slide = _parts(path, begun.plan), _opened(task.entry.path, made)
+    return Again(
+        model=digest(model_card(made.made.model)),
+        count=begun.count,
+        digests=dict(zip(chosen, digests(load_result(task.spool, index) for index in chosen), strict=True)),
+        boxes={index: grids[index].extent().level0(slide) for index in chosen},
+    )
+
+
 def _kept_side(task: SlideTask) -> int | None:
     """Side of the super-tiles of a spool that can be gone on with; None where there is none."""
     try:
         kept = json.loads((task.spool / "plan.json").read_text("utf-8"))
-        return int(kept["side"]) if kept["key"] == task.key else None
+        fits = task.most_side is None or kept["side"] <= task.most_side
+        return int(kept["side"]) if kept["key"] == task.key and fits else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

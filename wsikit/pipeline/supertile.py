@@ -118,7 +118,7 @@ def _answers(
     """What the model says of each batch of each super-tile; None when that was all of it."""
     with closing(tiles):
         for tile, pixels in tiles:
-            batches = cut(pixels, tile.grid.extent(), tile.kept, batch_size or _whole_passes(model, tile.grid.spec))
+            batches = cut(pixels, tile.grid.extent(), tile.kept, batch_size or whole_passes(model, tile.grid.spec))
             while (answer := _answer(model, tile.clock, batches)) is not None:
                 yield tile, answer
             yield tile, None
@@ -138,7 +138,7 @@ def _answer(model: Model, clock: Clock, batches: Iterator[Batch]) -> Answer | No
     return answer
 
 
-def _whole_passes(model: Model, spec: TileSpec) -> int | None:
+def whole_passes(model: Model, spec: TileSpec) -> int | None:
     """Patches in a batch of the default size that leaves no pass of a network half empty; None for other models."""
     per_pass: int | None = getattr(model, "batch", None)
     return per_pass and max(1, BATCH_PIXELS // spec.patch**2 // per_pass) * per_pass

@@ -5,51 +5,45 @@ open_slide -> tissue -> windows -> PatchEncoder -> PatchWriter
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
-from itertools import islice
+from concurrent.futures import wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from wsikit.atomic import output_errors, remove
 from wsikit.config import TileConfig
-from wsikit.errors import ConfigError, PixelReadError, PluginError, WsikitError
-from wsikit.patches import FORMATS, PatchRows, PatchSet, PatchWriter
+from wsikit.errors import ConfigError, PluginError, WorkerError, WsikitError
+from wsikit.patches import FORMATS, PatchWriter
 from wsikit.pipeline.busy import Clock
+from wsikit.pipeline.cutting import Cutting, describe, draw, patch_set
 from wsikit.pipeline.each import OVERVIEW, Advance, Observer, clear, each_slide, refuse_foreign
-from wsikit.pipeline.encode import PatchEncoder, own_level
-from wsikit.pipeline.heat import Patches
+from wsikit.pipeline.encode import own_level
 from wsikit.pipeline.inputs import SlideEntry
-from wsikit.pipeline.merge import overview_picture
-from wsikit.pipeline.overview import Scene, draw_overview
+from wsikit.pipeline.provenance import given
 from wsikit.pipeline.roi import check_roi, content_hash, roi_file
 from wsikit.pipeline.settings import quality_filter, tissue_of
 from wsikit.pipeline.stamps import size_on_disk, source_stamp
 from wsikit.pipeline.state import (
     Record,
-    bad_tile_facts,
     digest,
     is_settled,
     read_record,
-    slide_facts,
-    versions,
     write_record,
 )
 from wsikit.pipeline.stopping import Stop
-from wsikit.pipeline.supertile import peak_rss_mb
-from wsikit.pipeline.windows import Windows, choose_windows, coords_file
-from wsikit.quality import Quality
-from wsikit.slides import BadTile, Slide, open_slide
-from wsikit.tissue import TissueMask
+from wsikit.pipeline.windows import choose_windows, coords_file
+from wsikit.pipeline.workers import Workers
+from wsikit.pipeline.workers.opening import open_workers
+from wsikit.slides import Slide, open_slide
 
 RESULT_VERSION = 2
 """Raised whenever the same slide and parameters would give other patches than before."""
-ROWS = 256
-"""Patches handed to a writer at once."""
+POLL_S = 0.1
+"""Between two looks at how far a child is."""
 SLIDES_AT_ONCE = 2
 """While one slide's tissue is looked for and its picture drawn, which one core does, another's tiles are decoded."""
 
@@ -64,8 +58,11 @@ def tile_many(
     stop: Stop | None = None,
     observer: Observer | None = None,
     command: str = "",
+    source: str = "",
 ) -> list[Record]:
     """Cut many slides into patches, with one record each: see ``each_slide``, which says what is left in ``out``.
+
+    Args: see ``run_many``.
 
     Raises:
         UnknownNameError: the format does not exist.
@@ -84,13 +81,14 @@ def tile_many(
         entries,
         out,
         config,
-        nullcontext(_Tiling(out, config, threads, own)),
+        _tiling(out, config, threads),
         at_once=min(threads, SLIDES_AT_ONCE),
         force=force,
         retry_failed=retry_failed,
         stop=stop,
         observer=observer,
         command=command,
+        told=given(source),
     )
 
 
@@ -199,210 +197,147 @@ def _filenames() -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
+class CutTask:
+    """A slide that is to be cut, for whoever does it."""
+
+    entry: SlideEntry
+    out: Path
+    config: TileConfig
+    threads: int
+    base: Record
+    """Of the slide's record, while it is cut."""
+
+    @property
+    def folder(self) -> Path:
+        """Of the slide's record and picture."""
+        return self.out / self.entry.slide_id
+
+    @property
+    def progress(self) -> Path:
+        """What a child tells its parent while it works: parts done and parts in all."""
+        return self.folder / ".progress.tmp"
+
+    def clear(self) -> None:
+        """Remove what an earlier attempt left, in the slide's folder and beside it."""
+        clear(self.folder, _own_patterns())
+        for path in self._elsewhere():
+            with output_errors(path):
+                remove(path)
+        self.clear_hidden()
+
+    def clear_hidden(self) -> None:
+        """Remove what is not complete and nobody goes on with."""
+        for path in self._elsewhere():
+            for hidden in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+                with output_errors(path):
+                    remove(hidden)
+        self.progress.unlink(missing_ok=True)
+
+    def _elsewhere(self) -> list[Path]:
+        return [self.out / name.format(slide_id=self.entry.slide_id) for name in _filenames()]
+
+
+def cut(task: CutTask, advance: Advance) -> Record:
+    """Cut a slide that can be cut; only then is what an earlier run left touched. Returns what its record says."""
+    entry, config, folder, clock = task.entry, task.config, task.folder, Clock()
+    with clock("open"):
+        opened = open_slide(entry.path, entry.mpp or config.mpp_override, isolate=config.isolate)
+    with opened as slide, for_pixels(slide, config) as source:
+        with clock("tissue"):
+            tissue = tissue_of(slide, entry, config)
+            windows = choose_windows(source, entry, config, tissue)
+        task.clear()
+        write_record(folder, task.base)
+        writer = writer_of(entry, task.out, config)
+        cutting = Cutting(source, windows, config, task.threads)
+        with clock("patches"):
+            cutting.write(writer, patch_set(source, entry, config, tissue, windows), advance)
+        with clock("picture"):
+            draw(slide, entry.slide_id, tissue, cutting, folder / OVERVIEW)
+        name = Path(os.path.relpath(writer.path, folder)).as_posix()
+        return describe(source, tissue, cutting) | {
+            "outputs": {name: size_on_disk(writer.path)},
+            "seconds": clock.seconds(),
+        }
+
+
+def cut_in_child(task: CutTask) -> Record:
+    """The same, telling how far it is in a file that the parent looks at."""
+    record = cut(task, partial(_note, task.progress))
+    task.progress.unlink(missing_ok=True)
+    return record
+
+
+def _note(path: Path, done: int, total: int) -> None:
+    path.write_text(f"{done} {total}")
+
+
+def _noted(path: Path) -> tuple[int, int] | None:
+    """(done, total); None where nothing is told yet, or is being written."""
+    try:
+        done, total = map(int, path.read_text().split())
+    except (OSError, ValueError):
+        return None
+    return done, total
+
+
+@dataclass(frozen=True, slots=True)
 class _Tiling:
     """Cutting into patches, as work on every slide of a run."""
 
     out: Path
     config: TileConfig
     threads: int
-    own: tuple[str, ...]
+    workers: Workers | None
+    """Children, a slide in each; None is this process."""
+
+    @property
+    def own(self) -> Sequence[str]:
+        """See ``Work``."""
+        return _own_patterns()
 
     def key(self, entry: SlideEntry) -> str:
         """See ``Work``."""
         return tiling_key(entry, self.config)
 
     def do(self, entry: SlideEntry, folder: Path, base: Record, advance: Advance) -> Record:
-        """Cut a slide that can be cut; only then does it touch what an earlier run left."""
-        config, clock = self.config, Clock()
-        with clock("open"):
-            opened = open_slide(entry.path, entry.mpp or config.mpp_override, isolate=config.isolate)
-        with opened as slide, for_pixels(slide, config) as source:
-            with clock("tissue"):
-                tissue = tissue_of(slide, entry, config)
-                windows = choose_windows(source, entry, config, tissue)
-            self._clear(entry, folder)
-            write_record(folder, base)
-            writer = writer_of(entry, self.out, config)
-            cutting = Cutting(source, windows, config, self.threads)
-            with clock("patches"):
-                cutting.write(writer, patch_set(source, entry, config, tissue, windows), advance)
-            with clock("picture"):
-                draw(slide, entry.slide_id, tissue, cutting, folder / OVERVIEW)
-            name = Path(os.path.relpath(writer.path, folder)).as_posix()
-            return describe(source, tissue, cutting) | {
-                "outputs": {name: size_on_disk(writer.path)},
-                "seconds": clock.seconds(),
-            }
+        """See ``Work``. A slide whose child crashed is tried once more."""
+        task = CutTask(entry, self.out.absolute(), self.config, self.threads, base)
+        if self.workers is None:
+            return cut(task, advance)
+        try:
+            try:
+                return self._watched(self.workers, task, advance)
+            except WorkerError as error:
+                if error.code != "worker_crash":
+                    raise
+            return self._watched(self.workers, task, advance)
+        except BaseException:
+            if folder.is_dir():
+                task.clear_hidden()
+            raise
+
+    def _watched(self, workers: Workers, task: CutTask, advance: Advance) -> Record:
+        task.progress.unlink(missing_ok=True)  # what an attempt before told
+        future = workers.submit(cut_in_child, task, seconds=self.config.task_timeout)
+        seen = None
+        while not future.done():
+            wait([future], POLL_S)
+            if (noted := _noted(task.progress)) and noted != seen:
+                seen = noted
+                advance(*noted)
+        return future.result()
 
     def stop(self) -> None:
-        """See ``Work``. Every part of a slide asks whether it should go on, which is soon enough."""
-
-    def _clear(self, entry: SlideEntry, folder: Path) -> None:
-        """Remove what an earlier attempt left, in the slide's folder and beside it."""
-        clear(folder, self.own)
-        for name in _filenames():
-            path = self.out / name.format(slide_id=entry.slide_id)
-            with output_errors(path):
-                remove(path)
+        """See ``Work``. In this process every part of a slide asks whether it should go on, which is soon enough."""
+        if self.workers is not None:
+            self.workers.stop()
 
 
-@dataclass(slots=True)
-class Cutting:
-    """The patches of one slide on their way to a writer; afterwards, what became of them."""
-
-    slide: Slide
-    windows: Windows
-    config: TileConfig
-    threads: int = 1
-    written: list[int] = field(default_factory=list)
-    """Indices of the windows whose patches were written."""
-    bad: list[BadTile] = field(default_factory=list)
-    quality: Quality = field(default_factory=lambda: Quality.from_rows([]))
-    """Of all patches looked at; empty without ``qc``."""
-
-    def write(self, writer: PatchWriter, patches: PatchSet, advance: Advance) -> None:
-        """Write all patches, in the order of the grid.
-
-        Raises:
-            PixelReadError: not one patch can be decoded.
-            OutputError: the writer cannot write. In both cases nothing is left of it.
-        """
-        total = -(-len(self.windows.grid) // ROWS)
-        advance(0, total)
-        writer.begin(patches)
-        try:
-            for indices, data in self._rows(writer.has_pixels):
-                writer.write(self._patch_rows(indices, data))
-                self.written += indices.tolist()
-                advance(int(indices[-1]) // ROWS, total)
-            if self.bad and not self.written:
-                raise PixelReadError(f"{self.slide.path.name}: none of its patches can be decoded")
-            writer.commit()
-        except BaseException:
-            writer.abort()
-            raise
-        advance(total, total)
-
-    def _rows(self, pixels: bool) -> Iterator[tuple[NDArray[np.int64], list[bytes]]]:
-        """Indices and encoded patches, ``ROWS`` at a time."""
-        encoder = PatchEncoder(
-            self.slide,
-            self.windows.grid,
-            self.windows.passed,
-            encoding=self.windows.encoding if pixels else None,
-            quality=self.config.quality,
-            subsampling=self.windows.subsampling,
-            threads=self.threads,
-            qc=quality_filter(self.config),
-            verify=self.config.verify,
-            bad=self.bad,
-        )
-        stream = iter(encoder)
-        while rows := list(islice(stream, ROWS)):
-            yield np.array([index for index, _ in rows]), [data for _, data in rows] if pixels else []
-        self.quality = Quality.joined(encoder.measures)
-
-    def _patch_rows(self, indices: NDArray[np.int64], data: list[bytes]) -> PatchRows:
-        windows, scale = self.windows, self.windows.grid.spec.mpp / self.slide.mpp
-        corners = windows.grid.corners[indices]
-        verbatim = windows.passed[indices] if data else None
-        xy = corners.astype(np.float64) * scale
-        return PatchRows(corners, xy, windows.share[indices].astype(np.float32), data, verbatim)
-
-
-def patch_set(slide: Slide, entry: SlideEntry, config: TileConfig, tissue: TissueMask, windows: Windows) -> PatchSet:
-    """What all patches of a slide share."""
-    spec, level = windows.grid.spec, own_level(slide, windows.grid.spec.mpp)
-    encoded = windows.encoding == "jpeg" and not windows.passed.all()
-    return PatchSet(
-        slide_id=entry.slide_id,
-        source=entry.path.name,
-        slide_mpp=slide.mpp,
-        slide_size=(slide.width, slide.height),
-        mpp=spec.mpp,
-        patch=spec.patch,
-        step=windows.step,
-        level=None if level is None else level.index,
-        encoding=windows.encoding,
-        quality=config.quality if encoded else None,
-        subsampling=windows.subsampling if encoded else None,
-        patient=entry.patient,
-        label=entry.label,
-        split=entry.split,
-        made={
-            "wsikit": versions()["wsikit"],
-            "options": config.result_parameters(),
-            "reader": slide.reader.name,
-            "tissue": dict(tissue.info),
-            "glass": windows.glass.info(),
-        },
-    )
-
-
-def describe(slide: Slide, tissue: TissueMask, cutting: Cutting) -> Record:
-    """The part of a record that a slide fills that was cut."""
-    windows, bad = cutting.windows, sorted({*tissue.bad, *cutting.bad}, key=lambda tile: (tile.level, *tile.box[::-1]))
-    passed = int(windows.passed[cutting.written].sum())
-    looked_at = len(cutting.quality)
-    dropped = looked_at - len(cutting.written) if looked_at else 0
-    message, remedy = _remark(windows, cutting, len(bad))
-    return {
-        "status": "partial" if bad else "complete",
-        "reason": "bad_tiles" if bad else "",
-        "message": message,
-        "remedy": remedy,
-        **slide_facts(slide),
-        "model": {"name": "tile", "mpp": windows.grid.spec.mpp, "size": windows.grid.spec.patch, "step": windows.step},
-        "tissue": dict(tissue.info),
-        "patches": len(cutting.written),
-        "tiles": {
-            "passed": passed,
-            "encoded": len(cutting.written) - passed,
-            "glass": windows.skipped,
-            "glass_test": windows.glass.info(),
-        },
-        **({"quality": _quality(cutting, looked_at, dropped)} if looked_at else {}),
-        "tissue_um2": tissue.area_um2,
-        "bad_tiles": bad_tile_facts(bad),
-        "peak_rss_mb": round(peak_rss_mb(), 1),
-    }
-
-
-def _quality(cutting: Cutting, looked_at: int, dropped: int) -> Record:
-    return {"patches": looked_at, "dropped": dropped, "filter": cutting.config.qc, **cutting.quality.summary()}
-
-
-def _remark(windows: Windows, cutting: Cutting, bad: int) -> tuple[str, str]:
-    """What a user should know of a slide that did not fail, and what to do about it."""
-    if bad:
-        return (
-            f"{bad} tile(s) of the file cannot be decoded",
-            "copy or scan the slide again; patches that need these tiles are left out",
-        )
-    if len(windows.grid) and not cutting.written:
-        return f"none of its {len(windows.grid)} patches passes the quality filter {cutting.config.qc}", ""
-    if not len(windows.grid):
-        return windows.why_none, "look at overview.png; a smaller --size, a lower --min-tissue or --edge pad find more"
-    return "", ""
-
-
-def draw(slide: Slide, slide_id: str, tissue: TissueMask, cutting: Cutting, path: Path) -> None:
-    """``overview.png``: the slide, its tissue and the patches that were taken."""
-    picture, mpp = overview_picture(slide)
-    grid = cutting.windows.grid
-    corners = grid.corners[cutting.written] * (grid.spec.mpp / slide.mpp)
-    side = grid.spec.patch * grid.spec.mpp / slide.mpp
-    scene = Scene(
-        slide_id=slide_id,
-        slide_mpp=slide.mpp,
-        size=(slide.width, slide.height),
-        picture=picture,
-        picture_mpp=mpp,
-        model=f"{grid.spec.patch} px",
-        mpp=grid.spec.mpp,
-        labels=(),
-        tissue=tissue.polygons(slide),
-        patches=Patches(np.concatenate([corners, corners + side], axis=1)),
-        bad=[tile.level0() for tile in (*tissue.bad, *cutting.bad)],
-    )
-    draw_overview(scene, path)
+@contextmanager
+def _tiling(out: Path, config: TileConfig, threads: int) -> Iterator[_Tiling]:
+    if config.cluster != "local":
+        yield _Tiling(out, config, threads, None)
+        return
+    with open_workers(config.cluster, slots=min(threads, SLIDES_AT_ONCE)) as workers:
+        yield _Tiling(out, config, threads, workers)

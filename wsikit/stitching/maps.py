@@ -14,9 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import imagecodecs
 import numpy as np
-from numcodecs.blosc import Blosc
 from numpy.typing import NDArray
 
 from wsikit.features import MaskBlock
@@ -30,7 +31,6 @@ from wsikit.tissue import TissueMask
 STEPS = 255
 SPOOL_BLOCK = 2048
 """Side of the spooled blocks in lattice pixels."""
-_CODEC = Blosc(cname="lz4", clevel=1, shuffle=Blosc.SHUFFLE)
 
 
 def ramp(patch: int, halo: int) -> NDArray[np.int32]:
@@ -99,9 +99,19 @@ class MapCollector:
             path,
             box=np.array([part.x, part.y, part.width, part.height]),
             dtype=np.array(sums.dtype.str),
-            data=np.frombuffer(_CODEC.encode(sums), np.uint8),
+            data=np.frombuffer(_packed(sums), np.uint8),
         )
         return path
+
+
+def _packed(sums: NDArray[np.integer]) -> bytes | bytearray:
+    """Compressed by one thread: several put their blocks in the order in which they end, so that the same sums have
+    other bytes each time."""
+    values: Any = sums  # its stubs know of no arrays
+    packed: bytes | bytearray = imagecodecs.blosc_encode(
+        values, level=1, compressor="lz4", shuffle="shuffle", typesize=sums.itemsize, numthreads=1
+    )
+    return packed
 
 
 @dataclass(slots=True)
@@ -215,6 +225,6 @@ def _blend(sums: NDArray[np.integer], weight: NDArray[np.int64]) -> NDArray[np.u
 def _load(path: Path, labels: int, mpp: float) -> tuple[Region, NDArray[np.integer]]:
     arrays = spools.load(path)
     x, y, width, height = (int(v) for v in arrays["box"])
-    data = _CODEC.decode(arrays["data"].tobytes())
+    data = imagecodecs.blosc_decode(arrays["data"].tobytes())
     sums = np.frombuffer(data, np.dtype(str(arrays["dtype"]))).reshape(labels, height, width)
     return Region(x, y, width, height, mpp), sums

@@ -146,6 +146,8 @@ class SlideFacts(_Part):
     busy: dict[Text, float] = Field(default_factory=dict)
     """What ``Busy`` holds."""
     peak_rss_mb: float | None = None
+    predicted_mb: float | None = None
+    """Of the same processes before the run."""
     outputs: dict[Text, OutputFacts] = Field(default_factory=dict)
     source: SourceFacts | None = None
     host: Text = ""

@@ -18,8 +18,8 @@ from wsikit.pipeline.state import SCHEMA
 
 PROVENANCE = "provenance"
 """Key of run.yaml under which a run writes of itself: command, started, versions; ``slides`` (slide id -> path, in the
-run's order), ``part_of`` (slide id -> the slide that it is read with); and once it has ended ``seconds`` and
-``unrecorded`` (what became of slides that no slide.json says it of)."""
+run's order), ``part_of`` (slide id -> the slide that it is read with), what doing it again takes (``provenance.py``);
+and once it has ended ``seconds`` and ``unrecorded`` (what became of slides that no slide.json says it of)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def read_run(out: Path) -> RunFolder:
 
     Raises ConfigError (code no_run) where there is no run.yaml that a run has written.
     """
-    values = _run_yaml(out)
+    values = read_run_yaml(out)
     told = values.pop(PROVENANCE)
     slides = told.get("slides")
     ended = "seconds" in told or slides is None
@@ -81,7 +81,11 @@ def read_run(out: Path) -> RunFolder:
     )
 
 
-def _run_yaml(out: Path) -> dict[str, Any]:
+def read_run_yaml(out: Path) -> dict[str, Any]:
+    """What a run has written into run.yaml: its configuration, and what it says of itself under ``PROVENANCE``.
+
+    Raises ConfigError (code no_run) where there is none.
+    """
     path = out / "run.yaml"
     try:
         values = yaml.safe_load(path.read_text("utf-8"))
