@@ -8,7 +8,7 @@ MINORS := 311 312 313
 
 BENCH_ENVS := benchmarks/envs
 
-.PHONY: env demo test test-slow bench bench-env bench-inputs bench-page bench-growth check docs constraints clean
+.PHONY: env demo test test-slow test-faults bench bench-env bench-inputs bench-page bench-growth check docs constraints clean
 
 env: $(STAMP)
 
@@ -36,6 +36,12 @@ test: env
 
 test-slow: env
 	$(BIN)/python -m pytest -m slow
+
+# all of docs/reliability.md, 20 to 30 minutes; WSIKIT_SOAK_MINUTES=60 makes an hour of its last case
+test-faults: env
+	$(BIN)/python -m pytest -m '' tests/faults tests/conformance/test_workers.py tests/slides/test_bad_files.py \
+	  tests/slides/test_fuzz.py tests/slides/test_hostile.py tests/slides/test_isolated.py \
+	  $(addprefix tests/pipeline/test_,$(addsuffix .py,children cluster edges ledger lease lost_workers resume stamps))
 
 # beside the peers of bench-env; BENCH='--quick' for a look, see benchmarks/bench.py --help
 bench: env

@@ -126,3 +126,10 @@ def keep_later(size: int) -> int:
 
 def core_limit() -> tuple[int, int]:
     return resource.getrlimit(resource.RLIMIT_CORE)
+
+
+def announce_wait_and_note(started: Path, until: Path, notes: Path | None) -> None:
+    """Make a file, wait for another one, then write into a third; do nothing where there is none."""
+    if notes is not None:
+        announce_and_wait(started, until)
+        note(notes, "done")

@@ -22,7 +22,7 @@ MODEL = "tests/faults/model.py:Faulty"
 OF_THE_RUN = {"slide.json", "run.yaml", "summary.csv", "report.html"}
 """Files that tell times, hosts and versions; all others are results."""
 MEMORY = 400 << 20
-"""Limit of a worker, which needs about 100 MB of its own."""
+"""Limit of a worker, which needs about 100 MB of its own; ``--max-memory`` leaves none so little."""
 CONFIG = RunConfig(
     model=str(ROOT / MODEL), mpp_override=0.5, num_workers=2, cluster="threads", supertile=128, tissue="whole"
 )
@@ -42,9 +42,9 @@ def blobs(path: Path, side: int = 640, gap: int = 54) -> Path:
 def command(source: Path, out: Path, *flags: str) -> list[str]:
     """``wsikit run`` over a folder with the planted model, in two workers."""
     code = (
-        "from functools import partial\n"
         "from wsikit.pipeline import batch\n"
-        f"batch.open_workers = partial(batch.open_workers, memory={MEMORY})\n"
+        "real = batch.open_workers\n"
+        f"batch.open_workers = lambda *given, **named: real(*given, **named | {{'memory': {MEMORY}}})\n"
         "from wsikit.cli.main import app; app()"
     )
     return [
