@@ -289,14 +289,17 @@ def test_nothing_leaks_over_tasks_and_crashes() -> None:
     this = psutil.Process()
     with ChildWorkers(1) as workers:
         workers.submit(tasks.square, 1).result(SECONDS)
-    before = this.num_fds(), this.num_threads(), len(own_children())
+    # what earlier tests left may go meanwhile
+    fds, threads, children = this.num_fds(), this.num_threads(), set(own_children())
     with ChildWorkers(2) as workers:
         for _, future in bounded(workers, tasks.square, range(200)):
             future.result()
         crashed = [future.exception() for _, future in bounded(workers, os._exit, [3] * 20)]
         assert [type(error) for error in crashed] == [WorkerError] * 20
         assert workers.submit(tasks.square, 3).result(SECONDS) == 9
-    assert (this.num_fds(), this.num_threads(), len(own_children())) == before
+    assert this.num_fds() <= fds
+    assert this.num_threads() <= threads
+    assert set(own_children()) <= children
 
 
 def test_gpus_are_dealt_out_one_to_a_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

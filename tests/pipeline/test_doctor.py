@@ -491,15 +491,16 @@ def cohort(cmu: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_cohort_takes_no_more_memory_or_descriptors_with_every_slide(cohort: Path) -> None:
     me, used = psutil.Process(), []
+    others = set(me.children(recursive=True))  # of earlier tests
 
     def seen(_: Diagnosis) -> None:
-        children = [child.memory_info().rss for child in me.children(recursive=True)]
+        children = [child.memory_info().rss for child in set(me.children(recursive=True)) - others]
         used.append((me.num_fds(), sum(children), len(children)))
 
     found = check_up(find_slides(cohort), CONFIG, with_model=False, seen=seen)
     assert [one.slide_id for one in found.slides if one.verdict == "error"] == ["s020", "s040"]
     fds, memory, children = zip(*used[10:], strict=True)
-    assert max(fds) - min(fds) <= 2
+    assert fds[-1] - fds[0] <= 2
     assert max(memory) - min(memory) < 40 << 20
     assert set(children) == {1}, "one child goes from slide to slide"
 

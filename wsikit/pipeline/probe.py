@@ -78,7 +78,7 @@ def promised(entries: Sequence[SlideEntry], config: RunConfig, model: Model, wor
             remedy="a cluster's workers have a limit of their own: give it where they are started",
         )
     gpus = chosen_gpus(config.gpus)
-    here = psutil.Process().memory_info().rss
+    here = held()
     if config.max_memory <= here:
         raise ConfigError(
             f"--max-memory is {config.max_memory // MB} MB, and this process holds {here // MB} MB before any slide",
@@ -107,6 +107,11 @@ def promised(entries: Sequence[SlideEntry], config: RunConfig, model: Model, wor
     )
     asked = Sizes(workers, config.supertile or SUPERTILE, workers == 1 or bool(gpus))
     return Promise.of(demand, asked, config.max_memory, threads=config.cluster == "threads")
+
+
+def held() -> int:
+    """Resident bytes of this process."""
+    return int(psutil.Process().memory_info().rss)
 
 
 def _extents(
@@ -170,7 +175,7 @@ def try_batch(entry: SlideEntry, config: RunConfig, model: bytes) -> Tried:
         count = config.batch_size or whole_passes(bound, grid.spec) or max(1, BATCH_PIXELS // grid.spec.patch**2)
         windows = grid[max(0, min(len(grid) // 2, len(grid) - count)) :][:count]
         _answer(bound, slide, windows[:1])
-        loaded = psutil.Process().memory_info().rss
+        loaded = held()
         answer = _answer(bound, slide, windows)
     # what an earlier step took at its peak counts for the batch: too much rather than too little
     return Tried(loaded, max(0, int(peak_rss_mb() * MB) - loaded), _bytes(answer) * count // len(windows))
