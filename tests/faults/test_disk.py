@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,10 +56,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     return entries, results(folder / "out")
 
 
-def each_of(stages: Iterable[str]) -> pytest.MarkDecorator:
+def each_of(stages: Iterable[str], quick: Set[str] = QUICK) -> pytest.MarkDecorator:
     """Parameters; the stages that are not the quick tests' are slow."""
     return pytest.mark.parametrize(
-        "stage", [pytest.param(s, marks=[] if s in QUICK else pytest.mark.slow) for s in sorted(stages)]
+        "stage", [pytest.param(s, marks=[] if s in quick else pytest.mark.slow) for s in sorted(stages)]
     )
 
 
@@ -163,7 +163,7 @@ def test_a_read_only_disk_is_refused_at_once_and_keeps_what_it_has(whole: Whole,
     assert results(out) == whole[1]
 
 
-@each_of([*STAGES, *LEDGER])
+@each_of([*STAGES, *LEDGER], {"spool of objects", "ledger"})
 def test_an_io_error_fails_the_slide_and_leaves_nothing(stage: str, whole: Whole, tmp_path: Path) -> None:
     out = tmp_path / "out"
 
@@ -208,7 +208,8 @@ def test_writes_that_are_cut_short_mark_nothing_done(size: int, whole: Whole, tm
     check_again(whole, out)
 
 
-@pytest.mark.parametrize("tries", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("tries", [20])
 def test_a_flush_that_fails_at_any_time_marks_nothing_done(
     whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tries: int
 ) -> None:
