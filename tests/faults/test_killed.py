@@ -42,7 +42,7 @@ def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(rounds: int, 
         assert set(told.values()) <= {("running", ""), ("complete", "")}
         for name in (name for name, outcome in told.items() if outcome[0] == "complete"):
             assert {path for path in shown if path.startswith(name)} == {p for p in expected if p.startswith(name)}
-        midway += any(out.rglob(".spool/t*"))
+        midway += any(out.rglob(".spool/*/t*"))
         ended.append(set(told.values()) == {("complete", "")})
         again = finished(command(tmp_path / "in", out))
         assert again.returncode == 0, again.stderr

@@ -69,7 +69,7 @@ def test_a_worker_that_is_killed_from_outside_costs_no_slide(number: signal.Sign
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert finished(slow_runs.command(source, whole, seconds=0.0)).returncode == 0
     run = start(slow_runs.command(source, out, seconds=0.1))
-    slow_runs.wait_for(lambda: list(out.glob("b/.spool/t*")))
+    slow_runs.wait_for(lambda: list(out.glob("b/.spool/*/t*")))
     (child,) = psutil.Process(run.pid).children()
     child.send_signal(number)
     assert run.wait(120) == 0, run.communicate()

@@ -367,7 +367,7 @@ def test_any_number_of_workers_and_a_killed_one_give_the_same_bytes(cmu: Path, t
             workers = [cluster.worker() for _ in range(count)]
             run = start_run(cmu, out, "--cluster", cluster.address)
             if kill:
-                _until(lambda out=out: any(out.glob("*/.spool/*")))  # type: ignore[misc]
+                _until(lambda out=out: any(out.glob("*/.spool/*/*")))  # type: ignore[misc]
                 workers[0].kill()
             assert run.wait(300) == 0
             assert "Starting Worker plugin wsikit" in cluster.log_of(workers[-1])

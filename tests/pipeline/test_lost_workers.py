@@ -110,7 +110,7 @@ def test_ctrl_c_in_a_terminal_ends_the_run_and_its_workers(cmu: Path, tmp_path: 
         start_new_session=True,
     )  # fmt: skip
     deadline = time.monotonic() + 60
-    while not list((tmp_path / "out").glob("*/.spool/o*")):
+    while not list((tmp_path / "out").glob("*/.spool/*/o*")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     # a terminal sends it to the workers too

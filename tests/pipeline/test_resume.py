@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,7 @@ def test_a_super_tile_whose_files_are_not_whole_is_done_again(
     task = task_of(entries, tmp_path / "out")
     begun = begin(task, model)
     predict(task, begun.plan, range(begun.count))
-    path = sorted(task.spool.glob("o*.npz"))[3]
+    path = sorted(task.found(begun.side).glob("o*.npz"))[3]
     data = path.read_bytes()
     at = len(data) // 2
     damaged = {"short": data[:at], "empty": b"", "flipped": data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]}
@@ -144,14 +145,27 @@ def test_what_a_super_tile_gave_is_read_as_it_was_written(entries: list[SlideEnt
     task = task_of(entries, tmp_path / "out")
     begun = begin(task, dumps(BlobPredictor()))
     predict(task, begun.plan, [0])
-    first = load_result(task.spool, 0)
-    save_result(task.spool, 5, replace(first, dropped=np.array([[3, 4], [7, 8]])))
-    again = load_result(task.spool, 5)
+    found = task.found(begun.side)
+    first = load_result(found, 0)
+    save_result(found, 5, replace(first, dropped=np.array([[3, 4], [7, 8]])))
+    again = load_result(found, 5)
     assert again.dropped.tolist() == [[3, 4], [7, 8]]
     assert again.quality.rows() == first.quality.rows()
     assert (again.files, again.busy, again.bad) == (first.files, first.busy, first.bad)
-    assert is_done(task.spool, 5)
-    assert not is_done(task.spool, 6)
+    assert is_done(found, 5)
+    assert not is_done(found, 6)
+
+
+def test_a_late_task_of_another_try_writes_beside_what_counts(entries: list[SlideEntry], tmp_path: Path) -> None:
+    model, task = dumps(BlobPredictor()), task_of(entries, tmp_path / "out")
+    first = begin(task, model)
+    others = [task_of(entries, tmp_path / "out", supertile=64), replace(task, key="another")]
+    for other in others:
+        shutil.rmtree(task.spool)
+        begun = begin(other, model)
+        (task.found(first.side)).mkdir(exist_ok=True)  # the late one's, which has its plan loaded
+        assert other.found(begun.side) != task.found(first.side)
+        assert not begun.done
 
 
 def test_a_failure_leaves_no_spool(entries: list[SlideEntry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,12 @@ needs lies in the slide's spool, on a disk that all workers see::
     OUT/<slide_id>/.spool/
       plan          the model bound to the slide, tissue and windows, pickled; read back by its sha256 only
       plan.json     the slide's key and the super-tiles' side: whether, and how, a killed run can be gone on with
-      o*, m*, i*    what super-tiles found
-      t*            that they are done
+      <key>-<side>/
+        o*, m*, i*  what super-tiles found
+        t*          that they are done
+
+A task that a cluster could not stop may still write into the folder of an earlier try: that is never the folder of
+another key, or of super-tiles of another size.
 
 Nothing pickled is believed that this run has not written: ``begin`` makes the plan anew, which costs seconds, and the
 same key gives the same plan.
@@ -62,6 +66,10 @@ class SlideTask:
     def spool(self) -> Path:
         """Folder of intermediate results."""
         return self.folder / SPOOL
+
+    def found(self, side: int) -> Path:
+        """Folder of what super-tiles of a side gave."""
+        return self.spool / f"{self.key[:12]}-{side}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +128,10 @@ def begin(task: SlideTask, model: bytes) -> Begun:
     with output_errors(task.spool):
         if kept is None:
             shutil.rmtree(task.spool, ignore_errors=True)
-        task.spool.mkdir(parents=True, exist_ok=True)
+        task.found(side).mkdir(parents=True, exist_ok=True)
     replace_file(task.spool / "plan", pickled)
     replace_file(task.spool / "plan.json", json.dumps({"key": task.key, "side": side}).encode())
-    done = tuple(index for index in range(count) if kept and is_done(task.spool, index))
+    done = tuple(index for index in range(count) if kept and is_done(task.found(side), index))
     return Begun(hashlib.sha256(pickled).hexdigest(), side, made.grid.spec.core, count, done, clock.steps())
 
 
@@ -131,21 +139,23 @@ def predict(task: SlideTask, plan: str, indices: Sequence[int]) -> None:
     """Predict super-tiles into the spool; those that are done are left as they are."""
     made = _loaded(task.spool / "plan", plan)
     slide = _opened(task.entry.path, made)
-    job = Job(slide, made.made.model, task.spool, task.config.batch_size, quality_filter(task.config))
+    found = task.found(made.side)
+    job = Job(slide, made.made.model, found, task.config.batch_size, quality_filter(task.config))
     grids = _parts(task.spool / "plan", plan)
-    todo = [index for index in indices if not is_done(task.spool, index)]
+    todo = [index for index in indices if not is_done(found, index)]
     parts = [(index, grids[index]) for index in todo]
     with closing(predict_supertiles(job, parts, side_by_side=len(parts) > 1)) as results:
         for index, result in zip(todo, results, strict=True):
-            save_result(task.spool, index, result)
+            save_result(found, index, result)
 
 
 def finish(task: SlideTask, plan: str) -> Record:
     """Merge the spools into the outputs; returns what the slide's record says of them, and removes the spool."""
     clock = Clock()
     made = _loaded(task.spool / "plan", plan)
+    found = task.found(made.side)
     with open_slide(task.entry.path, made.mpp_override, made.reader) as slide:
-        results = [load_result(task.spool, index) for index in range(len(_parts(task.spool / "plan", plan)))]
+        results = [load_result(found, index) for index in range(len(_parts(task.spool / "plan", plan)))]
         report = finish_run(
             slide,
             made.made,
@@ -153,7 +163,7 @@ def finish(task: SlideTask, plan: str) -> Record:
             make_sinks(task.config, task.folder),
             slide_id=task.entry.slide_id,
             patient=task.entry.patient,
-            spool=task.spool,
+            spool=found,
             qc=quality_filter(task.config),
             overview=task.folder / OVERVIEW,
             clock=clock,
@@ -194,11 +204,11 @@ def predict_again(task: SlideTask, model: bytes, indices: Sequence[int], count: 
     made = _loaded(path, begun.plan)
     chosen = list(indices) if begun.count == count else []
     predict(task, begun.plan, chosen)
-    grids, slide = _parts(path, begun.plan), _opened(task.entry.path, made)
+    grids, slide, found = _parts(path, begun.plan), _opened(task.entry.path, made), task.found(begun.side)
     return Again(
         model=digest(model_card(made.made.model)),
         count=begun.count,
-        digests=dict(zip(chosen, digests(load_result(task.spool, index) for index in chosen), strict=True)),
+        digests=dict(zip(chosen, digests(load_result(found, index) for index in chosen), strict=True)),
         boxes={index: grids[index].extent().level0(slide) for index in chosen},
     )
 
