@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -156,16 +155,18 @@ def test_what_a_super_tile_gave_is_read_as_it_was_written(entries: list[SlideEnt
     assert not is_done(found, 6)
 
 
-def test_a_late_task_of_another_try_writes_beside_what_counts(entries: list[SlideEntry], tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", [{"key": "another"}, {"most_side": 64}])
+def test_another_try_has_a_folder_of_its_own(entries: list[SlideEntry], tmp_path: Path, other: dict[str, Any]) -> None:
+    """A task of the earlier one, which a cluster could not stop, has its plan loaded and may still write."""
     model, task = dumps(BlobPredictor()), task_of(entries, tmp_path / "out")
     first = begin(task, model)
-    others = [task_of(entries, tmp_path / "out", supertile=64), replace(task, key="another")]
-    for other in others:
-        shutil.rmtree(task.spool)
-        begun = begin(other, model)
-        (task.found(first.side)).mkdir(exist_ok=True)  # the late one's, which has its plan loaded
-        assert other.found(begun.side) != task.found(first.side)
-        assert not begun.done
+    predict(task, first.plan, [0])
+    again = replace(task_of(entries, tmp_path / "out", supertile=64), **other)
+    begun = begin(again, model)
+    assert (begun.side, begun.done) == (64, ())
+    assert again.found(begun.side) != task.found(first.side)
+    assert not task.found(first.side).exists()
+    assert replace(task, key="another").found(128) != task.found(128)
 
 
 def test_a_failure_leaves_no_spool(entries: list[SlideEntry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -219,10 +219,10 @@ def run_many(
 def _predicting(
     config: RunConfig, predictor: Model, slots: int, out: Path, promise: Promise | None
 ) -> Iterator[_Predicting]:
-    options, memory = config.cluster_options, config.max_memory and config.max_memory // (slots + 1)
-    memory = promise.worker_limit if promise else memory
+    # without a prediction the workers and this process share what is allowed
+    memory = promise.worker_limit if promise else config.max_memory and config.max_memory // (slots + 1)
     with open_workers(
-        config.cluster, slots=slots, gpus=config.gpus, memory=memory, options=options, probe=out
+        config.cluster, slots=slots, gpus=config.gpus, memory=memory, options=config.cluster_options, probe=out
     ) as workers:
         yield _Predicting(config, predictor, dumps(predictor), workers, promise)
 

@@ -59,11 +59,7 @@ def is_done(spool: Path, index: int) -> bool:
 
 def digests(results: Iterable[TaskResult]) -> list[str]:
     """One short hash for each super-tile, of all that it spooled: equal where the model said the same of it."""
-    return [_digest(result.files) for result in results]
-
-
-def _digest(files: dict[str, str]) -> str:
-    return digest(files)[:16]
+    return [digest(result.files)[:16] for result in results]
 
 
 def _path(spool: Path, index: int) -> Path:
