@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import resource
 import subprocess
 import sys
 import tempfile
@@ -33,6 +32,7 @@ from numpy.typing import NDArray
 
 from wsikit.geometry import Region, TileSpec
 from wsikit.pipeline.merge import merge
+from wsikit.pipeline.resident import peak_rss_mb
 from wsikit.predictions import Batch, Label, Objects, Stateless
 from wsikit.sinks import sink_class
 from wsikit.slides import Slide
@@ -175,7 +175,7 @@ def one(count: int, formats: list[str]) -> dict[str, Any]:
         "fixed_s": round(fixed, 3),
         "seconds": round(spooling + work["seconds"] - fixed, 3),
         "per_second": {name: round(side**2 / seconds) for name, seconds in work["written"].items()},
-        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "peak_mb": round(peak_rss_mb(), 1),
     }
 
 

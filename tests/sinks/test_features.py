@@ -133,6 +133,7 @@ def test_a_model_without_features_is_refused(kind: Any, tmp_path: Path) -> None:
 FULL = """
 import resource, signal, sys, numpy as np
 from pathlib import Path
+from wsikit.pipeline.resident import peak_rss_mb
 from tests.sinks.test_features import *
 from wsikit.errors import OutputError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -159,9 +160,10 @@ def test_a_disk_that_refuses_in_the_middle_is_an_output_error_and_leaves_nothing
 
 
 PEAK = """
-import resource, sys, numpy as np
+import sys, numpy as np
 from dataclasses import replace
 from pathlib import Path
+from wsikit.pipeline.resident import peak_rss_mb
 from tests.sinks.test_features import *
 kind = {"zarr": FeaturesZarrSink, "h5": FeaturesH5Sink}[sys.argv[1]]
 count = int(sys.argv[3])
@@ -172,7 +174,7 @@ random = np.random.default_rng(0)
 for start in range(0, count, 4000):
     sink.write(Instances(np.zeros((4000, 2), np.int64), random.normal(size=(4000, 256)).astype(np.float32)))
 sink.commit()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(peak_rss_mb())
 """
 
 

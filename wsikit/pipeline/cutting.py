@@ -19,6 +19,7 @@ from wsikit.pipeline.heat import Patches
 from wsikit.pipeline.inputs import SlideEntry
 from wsikit.pipeline.merge import overview_picture
 from wsikit.pipeline.overview import Scene, draw_overview
+from wsikit.pipeline.resident import peak_rss_mb
 from wsikit.pipeline.settings import quality_filter
 from wsikit.pipeline.state import (
     Record,
@@ -26,7 +27,6 @@ from wsikit.pipeline.state import (
     slide_facts,
     versions,
 )
-from wsikit.pipeline.supertile import peak_rss_mb
 from wsikit.pipeline.windows import Windows
 from wsikit.quality import Quality
 from wsikit.slides import BadTile, Slide

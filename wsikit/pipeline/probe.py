@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import psutil
 
 from wsikit.config import RunConfig
 from wsikit.errors import ConfigError, WorkerError, WsikitError
@@ -19,8 +18,9 @@ from wsikit.geometry import TileSpec
 from wsikit.pipeline.contract import checked_features, checked_predictions
 from wsikit.pipeline.inputs import SlideEntry
 from wsikit.pipeline.memory import CHANNELS, MB, Demand, Promise, Sizes, collected_bytes, merged_bytes
+from wsikit.pipeline.resident import held, peak_rss_mb
 from wsikit.pipeline.run import prepared
-from wsikit.pipeline.supertile import Answer, peak_rss_mb, whole_passes
+from wsikit.pipeline.supertile import Answer, whole_passes
 from wsikit.pipeline.workers import Workers, bounded
 from wsikit.pipeline.workers.opening import chosen_gpus, open_workers
 from wsikit.predictions import Batch, Model, Predictor
@@ -107,11 +107,6 @@ def promised(entries: Sequence[SlideEntry], config: RunConfig, model: Model, wor
     )
     asked = Sizes(workers, config.supertile or SUPERTILE, workers == 1 or bool(gpus))
     return Promise.of(demand, asked, config.max_memory, threads=config.cluster == "threads")
-
-
-def held() -> int:
-    """Resident bytes of this process."""
-    return int(psutil.Process().memory_info().rss)
 
 
 def _extents(

@@ -17,8 +17,9 @@ import numpy as np
 from wsikit.errors import ConfigError, PixelReadError, PredictionError, WsikitError
 from wsikit.pipeline.busy import Busy, Clock
 from wsikit.pipeline.merge import Merged, merge
+from wsikit.pipeline.resident import peak_rss_mb
 from wsikit.pipeline.stamps import size_on_disk
-from wsikit.pipeline.supertile import Job, TaskResult, peak_rss_mb, predict_supertiles
+from wsikit.pipeline.supertile import Job, TaskResult, predict_supertiles
 from wsikit.pipeline.workers import bounded
 from wsikit.pipeline.workers.threads import ThreadWorkers
 from wsikit.predictions import BagPredictor, Encoder, Model, Predictor

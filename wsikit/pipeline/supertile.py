@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import resource
-import sys
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -21,6 +19,7 @@ from wsikit.nn.device import gpu_seconds
 from wsikit.pipeline.ahead import ahead
 from wsikit.pipeline.busy import Busy, Clock
 from wsikit.pipeline.contract import checked_features, checked_predictions
+from wsikit.pipeline.resident import peak_rss_mb
 from wsikit.predictions import Batch, Model, Prediction, Predictor
 from wsikit.quality import Quality, QualityFilter, inspect_windows
 from wsikit.slides import BadTile, Pixels, Slide
@@ -212,9 +211,3 @@ def _is_readable(slide: Slide, patch: Region, bad: Sequence[Box]) -> bool:
     """Whether any of a patch that lies on the slide could be decoded."""
     inside = patch.intersection(slide.plane(patch.mpp))
     return inside is None or sum(inside.overlap(box) for box in bad) < inside.width * inside.height - 0.5
-
-
-def peak_rss_mb() -> float:
-    """Largest resident memory of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)

@@ -30,10 +30,10 @@ from wsikit.pipeline.doctor.findings import Diagnosis, Finding
 from wsikit.pipeline.each import OVERVIEW
 from wsikit.pipeline.inputs import SlideEntry
 from wsikit.pipeline.report.formats import size
+from wsikit.pipeline.resident import peak_rss_mb
 from wsikit.pipeline.run import RunReport, run
 from wsikit.pipeline.settings import make_sinks, quality_filter, tissue_of
 from wsikit.pipeline.stamps import size_on_disk
-from wsikit.pipeline.supertile import peak_rss_mb
 from wsikit.predictions import Model
 from wsikit.slides import Slide, open_slide
 from wsikit.tiling import SUPERTILE, TileGrid
