@@ -1,4 +1,4 @@
-"""Names to implementations: ``name -> "module:attribute"``, imported only when used.
+"""Names to implementations: ``name -> "module:attribute"`` or ``"module"``, imported only when used.
 
 Installed packages add names of their own through an entry-point group. The group is looked up when a name is asked for
 that no own row has, or when the names are listed; the packages themselves are imported when one of theirs is used.
@@ -21,7 +21,7 @@ class Registry(Mapping[str, str]):
 
     Args:
         kind: what the names name, for messages ("predictor", "reader", "sink").
-        rows: (name, "module:attribute") in order of preference. A duplicate name is refused.
+        rows: (name, "module:attribute" or "module") in order of preference. A duplicate name is refused.
         group: entry-point group of the packages that add to the table, after its rows. A row's name cannot be taken
             over, and a name that two packages give is refused when it is used.
     """
@@ -84,7 +84,8 @@ class Registry(Mapping[str, str]):
         if name not in self._rows:
             return self._load_plugin(name)
         module, _, attribute = target.partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        loaded = importlib.import_module(module)
+        return getattr(loaded, attribute) if attribute else loaded
 
     def _load_plugin(self, name: str) -> Any:
         entry, *others = self._plugins[name]

@@ -17,7 +17,7 @@ from wsikit.geometry import TileSpec
 from wsikit.predictions import BagPredictor, Encoder, Label, Model, Objects, Points, Predictor, ScoreMap
 from wsikit.registry import Registry
 
-__all__ = ["FORMS", "PREDICTORS", "load_predictor"]
+__all__ = ["FORMS", "METHODS", "PREDICTORS", "load_predictor"]
 
 PREDICTORS = Registry(
     "predictor",
@@ -28,8 +28,11 @@ PREDICTORS = Registry(
     group="wsikit.predictors",
 )
 """Predictor name -> class."""
+METHODS = Registry("method", [("counting", "wsikit.methods.counting")], group="wsikit.methods")
+"""Name of a method that is trained -> its module, see ``wsikit.methods``. ``NAME:CHECKPOINT`` runs what it trained."""
 FORMS = {
     "path/to/predictor.py:MyPredictor": "a class of your own file; CONTRIBUTING.md has an example",
+    "METHOD:model.safetensors": "what `wsikit train METHOD` made, with its card beside it; METHOD is counting",
     "abmil:model.safetensors": "an attention head over bags with its card beside it (docs/cards.md)",
     "model.pt, model.onnx": "TorchScript or ONNX with its card beside it (model.json, model.yaml, config.json)",
 }
@@ -43,8 +46,9 @@ def load_predictor(
     """Make a model; ``prepare`` then binds it to a slide.
 
     Args:
-        name: a name of ``PREDICTORS``; ``path/to/predictor.py:MyPredictor``; or the path of a TorchScript or ONNX file
-            that has its card beside it. A Python or TorchScript file is code, and loading it runs that code.
+        name: a name of ``PREDICTORS``; ``METHOD:CHECKPOINT``; ``path/to/predictor.py:MyPredictor``; or the path of a
+            TorchScript or ONNX file that has its card beside it. A Python or TorchScript file is code, and loading it
+            runs that code.
         mpp: micrometres per pixel to work at, by default the model's own.
         min_tissue: smallest share of a window's core that must be tissue, by default the model's own.
         device: auto, cpu or cuda. Models without weights run on the CPU and refuse cuda.
@@ -58,6 +62,12 @@ def load_predictor(
         from wsikit.nn.attention import load_attention
 
         return load_attention(Path(name.removeprefix("abmil:")), mpp=mpp, min_tissue=min_tissue, device=device)
+    method, colon, checkpoint = name.partition(":")
+    if colon and method in METHODS:
+        trained: Model = METHODS.load(method).load_predictor(
+            Path(checkpoint), mpp=mpp, min_tissue=min_tissue, device=device
+        )
+        return trained
     if name not in PREDICTORS and Path(name).suffix.lower() in MODEL_SUFFIXES:
         from wsikit.nn.carded import load_carded
 
