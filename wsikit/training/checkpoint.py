@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from wsikit.nn.card import CardLabel, Number
+from wsikit.atomic import output_errors, replace_file
+from wsikit.errors import ConfigError
+from wsikit.nn.card import CardLabel, Number, find_card, read_card_as
+from wsikit.nn.weights import SAFE, read_state, sha256
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +65,12 @@ class MethodCard(BaseModel):
 
     def check_method(self, method: str, version: int) -> None:
         """Raise ConfigError (code wrong_method) where these weights are of another method or version of its code."""
-        raise NotImplementedError
+        if (self.method, self.version) != (method, version):
+            raise ConfigError(
+                f"the weights {self.name!r} are of the method {self.method} {self.version}, not of {method} {version}",
+                code="wrong_method",
+                remedy=f"give a checkpoint of {method}, or train one: `wsikit models` lists what there is",
+            )
 
 
 def save_checkpoint(path: Path, state: Mapping[str, torch.Tensor], card: MethodCard) -> Path:
@@ -77,7 +88,18 @@ def save_checkpoint(path: Path, state: Mapping[str, torch.Tensor], card: MethodC
         ConfigError: another file type.
         OutputError: they cannot be written.
     """
-    raise NotImplementedError
+    from safetensors.torch import save
+
+    if path.suffix != SAFE:
+        raise ConfigError(f"a checkpoint is a {SAFE} file, got {path.name!r}")
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    # cloned, since safetensors refuses tensors that share memory, as tied weights do
+    replace_file(path, save({key: value.detach().cpu().clone().contiguous() for key, value in state.items()}))
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    filled = card.model_copy(update={"wsikit": version("wsikit"), "created": now, "sha256": sha256(path)})
+    replace_file(path.with_suffix(".json"), filled.model_dump_json(indent=2).encode())
+    return path
 
 
 def load_checkpoint(path: Path) -> tuple[State, MethodCard]:
@@ -87,9 +109,35 @@ def load_checkpoint(path: Path) -> tuple[State, MethodCard]:
         ConfigError: weights that are not there (code no_weights), not whole or not those of the card (bad_weights), no
             card (no_card) or one that is not of a method or is wrong (bad_card).
     """
-    raise NotImplementedError
+    digest = sha256(path)
+    card = read_card_as(find_card(path), MethodCard)
+    if card.sha256 not in {None, digest}:
+        raise ConfigError(
+            f"{path} is not the file of its card: its sha256 is {digest}, the card says {card.sha256}",
+            code="bad_weights",
+            remedy="copy the model again, both files of it",
+        )
+    return read_state(path), card
 
 
 def find_checkpoints(folder: Path) -> list[tuple[Path, MethodCard]]:
-    """Checkpoints of methods below a folder, by path: weights and cards. The weights are not read."""
-    raise NotImplementedError
+    """Checkpoints of methods below a folder, by path: weights and cards. The weights are not read.
+
+    Raises:
+        ConfigError: a card of a method that is wrong (code bad_card); other models and files are passed over.
+    """
+    found = []
+    for weights in sorted(folder.rglob(f"*{SAFE}")):
+        card = weights.with_suffix(".json")
+        if card.is_file() and _is_of_method(card):
+            found.append((weights, read_card_as(card, MethodCard)))
+    return found
+
+
+def _is_of_method(card: Path) -> bool:
+    """Whether a JSON file is a card of a method, perhaps a wrong one, and not of another kind of model."""
+    try:
+        values = json.loads(card.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and "method" in values

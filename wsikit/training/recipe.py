@@ -30,7 +30,7 @@ class Recipe(BaseModel):
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     """sgd has Nesterov's momentum of 0.9."""
     schedule: Literal["cosine", "onecycle", "constant"] = "cosine"
-    """What follows the warm-up: along half a cosine down to 0, or nearly 0 (onecycle, which also warms up along one), or
+    """What follows the warm-up: half a cosine down to 0, or to nearly 0 (onecycle, which also warms up along one), or
     level."""
     warmup: float = Field(default=0.05, ge=0, lt=1)
     """Share of all steps in which the learning rate rises; onecycle is usually given 0.3."""
