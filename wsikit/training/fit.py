@@ -54,7 +54,7 @@ class Progress:
     steps: int | None
     """Of an epoch, where that is known beforehand."""
     metrics: Mapping[str, float]
-    """After a step ``learning_rate`` and ``train_*``, means of the epoch so far; after an epoch the row of the history."""
+    """After a step ``learning_rate`` and ``train_*``, means of the epoch so far; after an epoch its row of history."""
     seconds: float
     """Spent on the training so far, earlier calls included."""
 
@@ -130,7 +130,7 @@ def fit(
     if kept is None:
         kept = Kept(as_text(whole), *run.snapshot())
         kept.write(out)
-    elif not kept.is_published(out, monitor, better):
+    elif kept.history and not kept.is_published(out, monitor, better):
         kept.publish(out, monitor=monitor, better=better, best=True, curves=True)
     run.restore(kept)
     drawn = time.monotonic()
@@ -284,26 +284,24 @@ def _epoch(
     better: str,
 ) -> int:
     """Train, validate, and write into ``kept`` what came of it; the number of steps."""
-    epoch, step, row = kept.epoch + 1, 0, dict[str, float]()
-    for row in _steps(run, train, epoch):
-        step += 1
-    if not step:
+    epoch = kept.epoch + 1
+    rows = list(_steps(run, train, epoch))
+    if not rows:
         raise ConfigError(f"epoch {epoch} of {run.stage} has no batches", remedy="give images to train on")
     run.model.eval()
     with torch.inference_mode(), run.precision():
         metrics = {name: float(value) for name, value in validate().items()}
     if monitor not in metrics:
         raise ConfigError(f"the monitored metric {monitor!r} is not among those of validation: {', '.join(metrics)}")
-    row = {"epoch": epoch, **row, **{f"validation_{name}": value for name, value in metrics.items()}}
     kept.weights, kept.optimizer, kept.scaler = run.snapshot()
     kept.epoch = epoch
-    kept.history.append(row)
+    kept.history.append({"epoch": epoch, **rows[-1], **{f"validation_{key}": value for key, value in metrics.items()}})
     sign = 1 if better == "lower" else -1
     now = sign * metrics[monitor]
     if now < (sign * kept.best_metrics[monitor] if kept.best else math.inf):
         kept.best, kept.best_metrics, kept.best_weights = epoch, metrics, kept.weights
     kept.seconds = run.seconds()
-    return step
+    return len(rows)
 
 
 def _steps(run: _Run[B], train: Callable[[int], Iterable[B]], epoch: int) -> Iterator[dict[str, float]]:
