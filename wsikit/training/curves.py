@@ -32,7 +32,9 @@ def draw_curves(rows: Sequence[Row], *, monitor: str, best: int, title: str) -> 
         axis.set_ylabel(name.replace("_", " "))
         axis.grid(color="0.9")
         axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(frameon=False)
+    figure.align_ylabels()
     axes[-1].set_xlabel("epoch")
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     file = io.BytesIO()
