@@ -71,9 +71,8 @@ def reliability(
     if bins < 1 or equal not in ("width", "mass"):
         raise ConfigError(f'bins are 1 or more of equal "width" or "mass", got {bins} of equal {equal!r}')
     shares = np.linspace(0, 1, bins + 1)
-    edges = np.unique(np.quantile(values, shares)) if equal == "mass" and len(values) else shares
-    # cases all of one probability leave a single edge
-    inner = edges[1:-1] if len(edges) > 1 else edges[:0]
+    edges = np.quantile(values, shares) if equal == "mass" and len(values) else shares
+    inner = np.unique(edges[1:-1])
     index = np.searchsorted(inner, values, side="left")
     cases = np.bincount(index, minlength=len(inner) + 1)
     held = np.flatnonzero(cases)

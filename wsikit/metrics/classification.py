@@ -74,7 +74,7 @@ def macro_f1(truth: NDArray[np.integer], found: NDArray[np.integer], classes: in
 def auc(truth: NDArray[np.bool_], scores: NDArray[np.floating]) -> float:
     """Area under the ROC curve: the share of (positive, negative) pairs in which the positive scores higher.
 
-    Ties count half (Mann and Whitney's U, by mean ranks). NaN where a class is absent.
+    Ties count half (Mann and Whitney's U). NaN where a class is absent.
 
     Args:
         truth: (N,) whether each case is positive.
@@ -83,16 +83,15 @@ def auc(truth: NDArray[np.bool_], scores: NDArray[np.floating]) -> float:
     Raises:
         ConfigError: shapes differ or a score is not finite.
     """
-    from scipy.stats import rankdata
-
     truth = np.asarray(truth, np.bool_)
     if truth.shape != scores.shape or not np.isfinite(scores).all():
         raise ConfigError(f"AUC takes one finite score for each case, got {scores.shape} for {truth.shape}")
     positive, negative = int(truth.sum()), int((~truth).sum())
     if not (positive and negative):
         return np.nan
-    above = rankdata(scores)[truth].sum() - positive * (positive + 1) / 2
-    return float(above) / (positive * negative)
+    ladder = np.sort(scores[~truth])
+    below, not_above = (np.searchsorted(ladder, scores[truth], side=side).sum() for side in ("left", "right"))
+    return float(below + not_above) / 2 / (positive * negative)
 
 
 def macro_auc(truth: NDArray[np.integer], scores: NDArray[np.floating]) -> float:

@@ -14,7 +14,7 @@ from wsikit.metrics.instances import overlaps
 IOU_THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
 """0.50, 0.55, ..., 0.95: Lin et al., Microsoft COCO, ECCV 2014, and the evaluation code that its site gives."""
 RECALLS = np.linspace(0, 1, 101)
-"""Recalls at which precision is read."""
+"""Recalls at which precision is read, the very floats of COCO's code: some recalls fall on one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,7 +127,7 @@ def _area(right: NDArray[np.bool_], truth: int) -> float:
 
 
 def precision_scores(images: Iterable[ScoredMatches]) -> dict[str, float]:
-    """Average precision at an IoU of 0.50 (``ap50``) and 0.75 (``ap75``), and its mean over all thresholds (``map``)."""
+    """Average precision at an IoU of 0.50 and 0.75 (``ap50``, ``ap75``), and its mean over all thresholds (``map``)."""
     by_threshold = average_precision(images)
     at = dict(zip(IOU_THRESHOLDS, by_threshold.tolist(), strict=True))
     return {"ap50": at[0.5], "ap75": at[0.75], "map": float(by_threshold.mean())}
