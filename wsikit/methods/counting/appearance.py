@@ -1,0 +1,67 @@
+"""Images grouped by what they look like, for a split that holds whole groups apart where no patient is known.
+
+Fields of one slide share its stain, its light and its tissue. Images that look alike are put into one group, so that a
+split by these groups is a harder question than one by images: a model meets colours and textures that it has not seen.
+It is no split by patients, and says less: slides of several patients may look alike, and one slide may hold much.
+
+1. Each image is described by means and standard deviations of its haematoxylin, eosin and what is neither (OD), and of
+   its Lab colours, and by how much its lightness varies within ``SCALES``.
+2. Each feature is divided by its standard deviation over the images.
+3. Ward's method merges images until the wanted number of groups is left. It draws nothing at random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsikit.errors import ConfigError
+from wsikit.methods.counting.images import CountedImage
+from wsikit.slides import Pixels
+from wsikit.stain.density import EOSIN, HAEMATOXYLIN, absorption
+from wsikit.stain.macenko import basis
+
+SCALES = (1.0, 2.0, 4.0, 8.0)
+"""Sigmas in px between which lightness is taken apart: chromatin, edges of nuclei, nuclei."""
+
+
+def appearance_groups(data: Sequence[CountedImage], groups: int) -> list[str]:
+    """The group of each image, ``look-1`` (the largest) to ``look-N``; the same images give the same groups.
+
+    Args:
+        data: N images.
+        groups: how many, 1 to N.
+
+    Raises:
+        ConfigError: fewer than one group, or more than images.
+        PixelReadError: an image that cannot be decoded.
+    """
+    from scipy.cluster.hierarchy import fcluster, linkage
+
+    if not 1 <= groups <= len(data):
+        raise ConfigError(f"{len(data)} images make 1 to {len(data)} groups, {groups} were asked for")
+    if groups == len(data) or len(data) == 1:
+        found = np.arange(len(data))
+    else:
+        features = np.array([appearance(image.read()) for image in data])
+        spread = features.std(axis=0)
+        merges = linkage(features / np.where(spread > 0, spread, 1), method="ward")
+        found = fcluster(merges, groups, criterion="maxclust")
+    names, first, sizes = np.unique(found, return_index=True, return_counts=True)
+    ranked = names[np.lexsort((first, -sizes))].tolist()
+    return [f"look-{ranked.index(group) + 1}" for group in found.tolist()]
+
+
+def appearance(pixels: Pixels) -> NDArray[np.float64]:
+    """(15,) features of an (H, W, 3) uint8 RGB image."""
+    from scipy.ndimage import gaussian_filter
+    from skimage.color import rgb2lab
+
+    stains = absorption(pixels.reshape(-1, 3)) @ np.linalg.inv(basis(np.array([HAEMATOXYLIN, EOSIN])))
+    lab = rgb2lab(pixels)
+    smoothed = [lab[..., 0], *(gaussian_filter(lab[..., 0], sigma) for sigma in SCALES)]
+    bands = [np.std(fine - coarse) for fine, coarse in zip(smoothed[1:-1], smoothed[2:], strict=True)]
+    colours = [values.reshape(-1, 3) for values in (stains, lab)]
+    return np.concatenate([*(v.mean(axis=0) for v in colours), *(v.std(axis=0) for v in colours), bands])
