@@ -13,6 +13,7 @@ It is no split by patients, and says less: slides of several patients may look a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,13 +56,13 @@ def appearance_groups(data: Sequence[CountedImage], groups: int) -> list[str]:
 
 
 def appearance(pixels: Pixels) -> NDArray[np.float64]:
-    """(15,) features of an (H, W, 3) uint8 RGB image."""
+    """(16,) features of an (H, W, 3) uint8 RGB image."""
     from scipy.ndimage import gaussian_filter
     from skimage.color import rgb2lab
 
     stains = absorption(pixels.reshape(-1, 3)) @ np.linalg.inv(basis(np.array([HAEMATOXYLIN, EOSIN])))
     lab = rgb2lab(pixels)
     smoothed = [lab[..., 0], *(gaussian_filter(lab[..., 0], sigma) for sigma in SCALES)]
-    bands = [np.std(fine - coarse) for fine, coarse in zip(smoothed[1:-1], smoothed[2:], strict=True)]
+    bands = [np.std(fine - coarse) for fine, coarse in pairwise(smoothed)]
     colours = [values.reshape(-1, 3) for values in (stains, lab)]
     return np.concatenate([*(v.mean(axis=0) for v in colours), *(v.std(axis=0) for v in colours), bands])
