@@ -4,8 +4,9 @@ Fields of one slide share its stain, its light and its tissue. Images that look 
 split by these groups is a harder question than one by images: a model meets colours and textures that it has not seen.
 It is no split by patients, and says less: slides of several patients may look alike, and one slide may hold much.
 
-1. Each image is described by means and standard deviations of its haematoxylin, eosin and what is neither (OD), and of
-   its Lab colours, and by how much its lightness varies within ``SCALES``.
+1. Each image is described by the colour of its brightest pixels (glass and matrix) and of its darkest ones (nuclei, in
+   Lab and as amounts of haematoxylin, eosin and what is neither), and by how its variation in lightness is shared out
+   over ``SCALES``. None of them says how much of the image is nuclei: groups by that would be groups by count.
 2. Each feature is divided by its standard deviation over the images.
 3. Ward's method merges images until the wanted number of groups is left. It draws nothing at random.
 """
@@ -25,7 +26,9 @@ from wsikit.stain.density import EOSIN, HAEMATOXYLIN, absorption
 from wsikit.stain.macenko import basis
 
 SCALES = (1.0, 2.0, 4.0, 8.0)
-"""Sigmas in px between which lightness is taken apart: chromatin, edges of nuclei, nuclei."""
+"""Sigmas in px between which lightness is taken apart: noise and chromatin, edges, nuclei, what is larger."""
+BRIGHT, DARK = 0.25, 0.1
+"""Shares of the pixels that are taken as the brightest and the darkest; nuclei are at least so much of most fields."""
 
 
 def appearance_groups(data: Sequence[CountedImage], groups: int) -> list[str]:
@@ -56,13 +59,17 @@ def appearance_groups(data: Sequence[CountedImage], groups: int) -> list[str]:
 
 
 def appearance(pixels: Pixels) -> NDArray[np.float64]:
-    """(16,) features of an (H, W, 3) uint8 RGB image."""
+    """(13,) features of an (H, W, 3) uint8 RGB image."""
     from scipy.ndimage import gaussian_filter
     from skimage.color import rgb2lab
 
-    stains = absorption(pixels.reshape(-1, 3)) @ np.linalg.inv(basis(np.array([HAEMATOXYLIN, EOSIN])))
-    lab = rgb2lab(pixels)
-    smoothed = [lab[..., 0], *(gaussian_filter(lab[..., 0], sigma) for sigma in SCALES)]
-    bands = [np.std(fine - coarse) for fine, coarse in pairwise(smoothed)]
-    colours = [values.reshape(-1, 3) for values in (stains, lab)]
-    return np.concatenate([*(v.mean(axis=0) for v in colours), *(v.std(axis=0) for v in colours), bands])
+    lab = rgb2lab(pixels.astype(np.float32) / 255)
+    lightness = lab[..., 0]
+    order = np.argsort(lightness, axis=None)
+    count = len(order)
+    bright, dark = order[-max(1, round(BRIGHT * count)) :], order[: max(1, round(DARK * count))]
+    amounts = absorption(pixels.reshape(-1, 3)[dark]) @ np.linalg.inv(basis(np.array([HAEMATOXYLIN, EOSIN])))
+    colours = [lab.reshape(-1, 3)[bright], lab.reshape(-1, 3)[dark], amounts]
+    smoothed = [lightness, *(gaussian_filter(lightness, sigma) for sigma in SCALES)]
+    bands = np.array([np.std(fine - coarse) for fine, coarse in pairwise(smoothed)])
+    return np.concatenate([*(c.mean(axis=0, dtype=np.float64) for c in colours), bands / max(bands.sum(), 1e-6)])
