@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,10 @@ from wsikit.pipeline.run import RunReport, run
 from wsikit.predictors import load_predictor
 from wsikit.sinks.geojson import GeoJSONSink
 from wsikit.slides import Slide, open_slide
+from wsikit.stitching.density import STRIP
 from wsikit.tissue import TissueMask, find_tissue
 
+PAGE = Path(__file__).parents[2] / "docs/regions.md"
 WIDTH, HEIGHT = 300, 260
 BLOBS = [(12 + 24 * i, 9 + 27 * j, 10, 7) for i in range(11) for j in range(9)]
 CENTRES = np.array([(x + w / 2, y + h / 2) for x, y, w, h in BLOBS])
@@ -87,6 +90,16 @@ def test_pieces_add_up_to_the_slide_by_objects_and_by_density(tmp_path: Path) ->
     assert report.merged.density_count is not None
     assert sum(column(found, "density_count")) == pytest.approx(report.merged.density_count, abs=1e-3)
     assert sum(column(found, "area_mm2")) == pytest.approx(report.tissue_um2 / 1e6, abs=2e-6)
+
+
+def test_pieces_one_below_the_other_have_their_own_cells(tmp_path: Path) -> None:
+    """More rows of cells than are looked up at once."""
+    assert STRIP < 186 < HEIGHT
+    tissue = np.ones((HEIGHT // 2, WIDTH // 2), np.bool_)
+    tissue[93] = False  # between two rows of blobs
+    found, _ = table(scene(WIDTH, HEIGHT, BLOBS), TissueMask(tissue, 1.0), tmp_path, BlobCounter(density_cell=1))
+    counts = [(CENTRES[:, 1] < 186).sum(), (CENTRES[:, 1] > 188).sum()]
+    assert column(found, "density_count") == pytest.approx(counts, abs=2e-3)
 
 
 def test_classes_are_counted_apart(tmp_path: Path) -> None:
@@ -287,3 +300,13 @@ def test_a_table_of_all_that_nothing_stands_behind_is_removed(
     run_many(entries, tmp_path / "out", counting)
     assert not (tmp_path / "out" / REGIONS).exists()
     assert not (tmp_path / "out" / "a" / REGIONS).exists()
+
+
+def test_the_page_counts_as_the_run_did(counting: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = counting.model_copy(update={"format": ("omezarr",)})
+    (record,) = run_many(pictures(tmp_path / "in", ["A1"]), tmp_path / "out", config)
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.S)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["count"] == pytest.approx(record["density_count"], rel=1e-6)

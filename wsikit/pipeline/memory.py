@@ -29,8 +29,8 @@ MERGE_BYTES = 160 * MB
 """Of merging, the overview and its fields, and writing, beside blocks of score maps."""
 MERGE_BLOCK = 2048
 """Side in lattice pixels of the blocks that score maps are merged in."""
-DENSITY_BYTES = 3 * 4 * MERGE_BLOCK**2 + 24 * MB
-"""Of merging a block of density: its counts, what is spooled of them, what is written; a strip's places."""
+DENSITY_BYTES = 3 * 4 * MERGE_BLOCK**2 + 40 * MB
+"""Of merging a block of density: its counts, what is spooled of them, what is written; a strip's places. 80 measured."""
 PARENT_BYTES = 60 * MB
 """What the process that watches over the others grows by: their threads, the report."""
 RECORD_BYTES = 30_000

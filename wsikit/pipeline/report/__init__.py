@@ -1,4 +1,4 @@
-"""``report.html``, ``summary.csv``, ``regions.csv``: what a run over many slides did, told from what lies in its folder.
+"""``report.html``, ``summary.csv``, ``regions.csv``: what a run over many slides did, told by what lies in its folder.
 
 ``write_reports`` is what a run calls at its end and what ``wsikit report`` calls at any time: both read run.yaml and
 the slide.json files (``folder``), so both write the same bytes.
