@@ -30,7 +30,7 @@ MERGE_BYTES = 160 * MB
 MERGE_BLOCK = 2048
 """Side in lattice pixels of the blocks that score maps are merged in."""
 DENSITY_BYTES = 3 * 4 * MERGE_BLOCK**2 + 40 * MB
-"""Of merging a block of density: its counts, what is spooled of them, what is written; a strip's places. 80 measured."""
+"""Of merging a block of density: its counts, what is spooled of them, what is written, a strip's places."""
 PARENT_BYTES = 60 * MB
 """What the process that watches over the others grows by: their threads, the report."""
 RECORD_BYTES = 30_000
