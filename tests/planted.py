@@ -170,3 +170,37 @@ class InkBag(InkEncoder):
         ink = np.clip((PAPER[0] - bag.features[:, 0].astype(float)) / (PAPER[0] - INK[0]), 0, 1)
         mean = np.array([ink.mean(), 1 - ink.mean()])
         return BagScore(bag.regions, mean, ink, np.stack([ink, 1 - ink], axis=1))
+
+
+def blob_density(image: np.ndarray[Any, Any], cell: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """(H / cell, W / cell) in which every connected dark thing is spread over its own pixels, so that it counts 1."""
+    found, count = ndimage.label(image[..., 0] < 128)
+    share = np.append(0.0, 1 / np.maximum(moments(found, count)[:, 2], 1))[found]
+    height, width = (n // cell for n in found.shape)
+    return share.reshape(height, cell, width, cell).sum(axis=(1, 3)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class BlobCounter(BlobPredictor):
+    """Blobs, and how many there are in each cell."""
+
+    density_cell: int = 8
+
+    def predict(self, batch: Batch) -> list[Objects]:
+        found = super().predict(batch)
+        return [
+            replace(f, density=blob_density(i, self.density_cell)) for f, i in zip(found, batch.images, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class PointCounter(PointPredictor):
+    """Points, and how many there are in each cell."""
+
+    density_cell: int = 8
+
+    def predict(self, batch: Batch) -> list[Points]:
+        found = super().predict(batch)
+        return [
+            replace(f, density=blob_density(i, self.density_cell)) for f, i in zip(found, batch.images, strict=True)
+        ]

@@ -109,3 +109,14 @@ class MaskBlock:
     """layer name -> (H, W) pixel values; 0 is nothing."""
     scores: NDArray[np.uint8] | None = None
     """(K, H, W) scores of the K labels in steps of 1/255, for score maps."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DensityBlock:
+    """One finished block of a density map. Blocks are aligned to the sink's block lattice and come once each."""
+
+    region: Region
+    """Where, on the lattice of the map's cells; clipped to the slide."""
+    density: NDArray[np.float32]
+    """(H, W) objects per mm^2. A cell that the slide's border cuts counts with all of its area, so that the number of
+    objects is the sum of all pixels times the area of one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import shapely
@@ -15,6 +16,17 @@ TOUCH = 1e-6
 """Pixels by which boxes are taken smaller, so that one whose edge lies on a region's edge does not touch it."""
 
 
+class Area(NamedTuple):
+    """A region of interest as somebody has drawn it."""
+
+    shape: shapely.Polygon | shapely.MultiPolygon
+    """Valid; (x, y) in level-0 pixels of the full plane."""
+    name: str = ""
+    """As it was called; empty where it has no name."""
+    label: str = ""
+    """Its class; empty for none."""
+
+
 @dataclass(frozen=True, eq=False)
 class Limits:
     """The union of some polygons."""
@@ -23,6 +35,13 @@ class Limits:
     """(N,) valid shapely Polygons; (x, y) in level-0 pixels of the full plane."""
     mpp: float
     """Micrometres per level-0 pixel."""
+    drawn: tuple[Area, ...] = ()
+    """The areas that the polygons are parts of, where more is known of them."""
+
+    @property
+    def areas(self) -> tuple[Area, ...]:
+        """As they were drawn; they may overlap. Each polygon is one where no more is known."""
+        return self.drawn or tuple(Area(polygon) for polygon in self.polygons)
 
     @cached_property
     def area(self) -> shapely.Geometry:

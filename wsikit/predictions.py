@@ -81,6 +81,18 @@ def _check_outlines(region: Region, name: str, outlines: NDArray[np.object_]) ->
         _check(False, region, f"{name} must be valid, shapely.make_valid mends them; got one with {reason}")
 
 
+def _check_density(region: Region, density: NDArray[np.float32] | None) -> None:
+    if density is None:
+        return
+    shape = density.shape
+    # without a whole cell along each side there is no size to speak of
+    cell = region.width // shape[1] if len(shape) == 2 and shape[1] > 0 else 0
+    fits = cell > 0 and (shape[0] * cell, shape[1] * cell) == (region.height, region.width)
+    _check(fits, region, f"density must be (h, w), square cells of whole px that fill the patch, got {shape}")
+    real = bool(np.issubdtype(density.dtype, np.floating)) and bool(np.isfinite(density).all())
+    _check(real and bool((density >= 0).all()), region, "density must be finite floats >= 0, objects in each cell")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoreMap:
     """Scores of K labels for every pixel of a patch."""
@@ -113,6 +125,9 @@ class Points:
     """name -> (N,); NaN means not measured. Physical sizes in um or um^2, the unit in the name."""
     radius: float = 0.0
     """Two points of different cores closer than this many px are one detection."""
+    density: NDArray[np.float32] | None = None
+    """(h, w) expected number of objects in each square cell of ``region.width / w`` lattice px, the halo included, for
+    predictors that have a ``density_cell``. Cells add up: their sum is the count."""
 
     def check(self, labels: int) -> None:
         """Raise PredictionError unless shapes, label indices and finiteness hold for ``labels`` labels."""
@@ -121,6 +136,7 @@ class Points:
         _check(bool(np.isfinite(self.xy).all()), self.region, "xy must be finite, got NaN or infinity")
         _check_instances(self.region, count, self.labels, self.scores, self.measurements)
         _check(_indices_fit(self.labels, labels), self.region, f"labels must be indices below {labels}")
+        _check_density(self.region, self.density)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,6 +157,9 @@ class Objects:
     """name -> (N,); NaN means not measured. Physical sizes in um or um^2, the unit in the name."""
     nuclei: NDArray[np.object_] | None = None
     """(N,) nucleus outlines; when given, the objects are cells and the outlines are their boundaries."""
+    density: NDArray[np.float32] | None = None
+    """(h, w) expected number of objects in each square cell of ``region.width / w`` lattice px, the halo included, for
+    predictors that have a ``density_cell``. Cells add up: their sum is the count."""
 
     def check(self, labels: int) -> None:
         """Raise PredictionError unless shapes, label indices, finiteness and outlines hold for ``labels`` labels."""
@@ -149,6 +168,7 @@ class Objects:
         _check(bool((self.moments[:, 2] > 0).all()), self.region, "every object needs at least one pixel")
         _check_instances(self.region, count, self.labels, self.scores, self.measurements)
         _check(_indices_fit(self.labels, labels), self.region, f"labels must be indices below {labels}")
+        _check_density(self.region, self.density)
         _check(self.nuclei is None or len(self.nuclei) == count, self.region, f"nuclei must have length {count}")
         _check_outlines(self.region, "outlines", self.outlines)
         if self.nuclei is not None:
@@ -226,6 +246,9 @@ class Predictor(Protocol):
     """A model over patches. Plain Python objects that pickle; ``prepare`` returns a bound copy.
 
     ``predict`` must give for a patch the same answer whatever else is in the batch.
+
+    A predictor of ``Objects`` or ``Points`` that gives a ``density`` with every prediction says so by an attribute
+    ``density_cell: int``, the side of the cells in lattice px. Core, halo and phase are whole multiples of it.
     """
 
     @property
@@ -352,3 +375,26 @@ class Stateless:
 
 Model = Predictor | Encoder
 """Whatever can be run over a slide; a ``BagPredictor`` is an ``Encoder`` that scores as well."""
+
+
+def density_cell(model: Model) -> int:
+    """Side in lattice px of the cells of a model's density maps; 0 where it gives none."""
+    cell: int = getattr(model, "density_cell", 0)
+    return cell
+
+
+def check_density_cell(model: Model) -> None:
+    """Raise PredictionError unless cells of density fit a model's windows: each lies in one core and one patch."""
+    cell = density_cell(model)
+    if cell == 0:
+        return
+    if not (isinstance(model, Predictor) and model.produces in (Objects, Points)):
+        raise PredictionError(f"{model.name!r} has a density_cell, which goes with Objects or Points")
+    if not isinstance(cell, int) or cell < 0:
+        raise PredictionError(f"{model.name!r} has the density_cell {cell!r}, it is a whole number of px, 0 for none")
+    tile = model.tile
+    if any(side % cell for side in (tile.core, tile.halo, *tile.phase)):
+        raise PredictionError(
+            f"{model.name!r} gives density in cells of {cell} px; its core of {tile.core} px, halo of {tile.halo} px "
+            f"and phase {tile.phase} must be whole multiples of that"
+        )

@@ -16,7 +16,7 @@ from wsikit.annotations import Annotations
 from wsikit.artefacts import find_artefacts, without_specks
 from wsikit.errors import AnnotationError, ConfigError, PixelReadError, UnsuitableSlideError
 from wsikit.geometry import Region
-from wsikit.limits import Limits
+from wsikit.limits import Area, Limits
 from wsikit.slides import BadTile, Pixels, Slide
 
 COARSEST_MPP = 8.0
@@ -72,18 +72,26 @@ class TissueMask:
         """The same without limits: what thresholds are bound on, so that a region's results are those of the slide."""
         return self if self.limits is None else replace(self, limits=None)
 
-    def limited(self, polygons: NDArray[np.object_], slide: Slide, info: Mapping[str, str] | None = None) -> TissueMask:
+    def limited(
+        self,
+        polygons: NDArray[np.object_],
+        slide: Slide,
+        info: Mapping[str, str] | None = None,
+        drawn: Sequence[Area] = (),
+    ) -> TissueMask:
         """The same inside a region of interest only.
 
         Args:
             polygons: (N,) valid shapely Polygons; (x, y) in level-0 pixels of the full plane.
             slide: the slide of the mask.
             info: added to ``info``.
+            drawn: the areas that the polygons are parts of, with their names; by default each is one.
 
         Raises AnnotationError: no_annotations where there are none, outside_slide where one lies beside the slide.
         """
         check_on_slide(polygons, slide)
-        return replace(self, limits=Limits(polygons, slide.mpp), info={**self.info, **(info or {})})
+        limits = Limits(polygons, slide.mpp, tuple(drawn))
+        return replace(self, limits=limits, info={**self.info, **(info or {})})
 
     @cached_property
     def _integral(self) -> NDArray[np.integer]:

@@ -6,6 +6,7 @@ import importlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from wsikit.errors import ConfigError, PredictionError
-from wsikit.features import Layer, MaskBlock
+from wsikit.features import DensityBlock, Layer, MaskBlock
 from wsikit.geometry import Region
 from wsikit.predictions import Label
 from wsikit.sinks import SinkContext
@@ -343,3 +344,102 @@ def test_an_unknown_version_is_refused() -> None:
 def test_importing_the_sink_does_not_import_zarr() -> None:
     code = "import sys, wsikit.sinks.omezarr; sys.exit('zarr' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# density maps
+
+CELLS = Region(0, 0, -(-WIDTH // 8), -(-HEIGHT // 8), 8 * MPP)
+DENSE = replace(CONTEXT, layers=(), has_scores=False, density=CELLS)
+
+
+def _density_map() -> NDArray[np.float32]:
+    values = np.random.default_rng(2).gamma(0.5, 900.0, (CELLS.height, CELLS.width)).astype(np.float32)
+    values[:40, 64:128] = 0
+    return values
+
+
+def _density_blocks(side: int) -> list[DensityBlock]:
+    values = _density_map()
+    regions = [
+        Region(x, y, min(side, CELLS.width - x), min(side, CELLS.height - y), CELLS.mpp)
+        for y in range(0, CELLS.height, side)
+        for x in range(0, CELLS.width, side)
+    ]
+    return [DensityBlock(r, values[r.y : r.y1, r.x : r.x1]) for r in regions]
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def dense(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    sink = OmeZarrSink(tmp_path_factory.mktemp("d") / "masks.ome.zarr", ngff=request.param, block=128, chunk=64)
+    sink.begin(DENSE)
+    for block in reversed(_density_blocks(128)):
+        sink.write_density(block)
+    sink.commit()
+    return sink.path
+
+
+def test_density_is_what_was_written_value_for_value(dense: Path) -> None:
+    (level,) = _levels(dense, "density")
+    assert level.dtype == np.float32
+    assert np.array_equal(level[0], _density_map())
+
+
+def test_density_lies_on_the_lattice_of_its_cells(dense: Path) -> None:
+    assert _place(dense, "density", 0) == (8 * MPP, (8 * MPP - SLIDE_MPP) / 2)
+
+
+def test_the_models_of_the_specification_accept_density(dense: Path) -> None:
+    module = importlib.import_module(f"ome_zarr_models.v{_version(dense).replace('.', '')}.image")
+    module.Image.from_zarr(zarr.open_group(dense / "density", mode="r"))
+
+
+def test_viewers_are_told_how_dense_it_gets(dense: Path) -> None:
+    (channel,) = _ome(dense, "density")["omero"]["channels"]
+    most = float(_density_map().max())
+    assert channel["label"] == "Objects per mm^2"
+    assert channel["window"] == {"min": 0, "max": most, "start": 0, "end": most}
+
+
+@pytest.mark.parametrize("ngff", VERSIONS)
+def test_coarser_levels_of_density_are_means(tmp_path: Path, ngff: Version) -> None:
+    plane = Region(0, 0, 1501, 3, 4.0)
+    values = np.random.default_rng(3).gamma(0.5, 900.0, (3, 1501)).astype(np.float32)
+    sink = OmeZarrSink(tmp_path / "masks.ome.zarr", ngff=ngff)
+    sink.begin(replace(DENSE, density=plane))
+    sink.write_density(DensityBlock(plane, values))
+    sink.commit()
+    fine, coarse = _levels(sink.path, "density")
+    padded = np.pad(fine[0].astype(float), ((0, 1), (0, 1)), constant_values=np.nan)
+    assert coarse[0] == pytest.approx(np.nanmean(padded.reshape(2, 2, 751, 2), axis=(1, 3)), rel=1e-6)
+
+
+def _density_block(x: int = 0, y: int = 0, side: int = 128, mpp: float = CELLS.mpp, dtype: Any = np.float32) -> Any:
+    return DensityBlock(Region(x, y, side, side, mpp), np.zeros((side, side), dtype))
+
+
+BROKEN_DENSITY = {
+    "off the lattice": _density_block(x=5),
+    "outside": _density_block(y=256),
+    "another mpp": _density_block(mpp=MPP),
+    "another dtype": _density_block(dtype=np.float64),
+    "another shape": DensityBlock(Region(0, 0, 128, 128, CELLS.mpp), np.zeros((128, 127), np.float32)),
+}
+
+
+@pytest.mark.parametrize("block", BROKEN_DENSITY.values(), ids=BROKEN_DENSITY)
+def test_density_that_breaks_its_contract_is_refused(tmp_path: Path, block: DensityBlock) -> None:
+    sink = OmeZarrSink(tmp_path / "masks.ome.zarr", block=128, chunk=64)
+    sink.begin(DENSE)
+    with pytest.raises(PredictionError):
+        sink.write_density(block)
+
+
+def test_density_that_comes_twice_or_unannounced_is_refused(tmp_path: Path) -> None:
+    sink = OmeZarrSink(tmp_path / "masks.ome.zarr", block=128, chunk=64)
+    sink.begin(DENSE)
+    sink.write_density(_density_block())
+    with pytest.raises(PredictionError, match="once"):
+        sink.write_density(_density_block())
+    sink.begin(replace(DENSE, density=None))
+    with pytest.raises(PredictionError, match="announced"):
+        sink.write_density(_density_block())

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from wsikit.errors import AnnotationError
 from wsikit.features import FeatureKind, Features
 from wsikit.geometry import HasMpp, Region
+from wsikit.limits import Area
 from wsikit.predictions import Label
 
 KINDS: tuple[FeatureKind, ...] = ("annotation", "detection", "cell", "tile", "tmaCore")
@@ -176,8 +177,7 @@ class Annotations:
         chosen = self.chosen(classes)
         parts = [np.zeros(0, object)]
         for features in self.features:
-            wanted = np.isin(features.labels, chosen) & (shapely.get_dimensions(features.geometries) == 2)
-            rows = np.flatnonzero(wanted & ~shapely.is_empty(features.geometries))
+            rows = _rows_of_areas(features, chosen)
             bad = ~shapely.is_valid(features.geometries[rows])
             if bad.any() and invalid == "error":
                 raise self._invalid(features, int(rows[bad][0]))
@@ -185,6 +185,21 @@ class Annotations:
             shapes[bad] = shapely.make_valid(shapes[bad])
             parts.append(_areas(shapes, largest=invalid == "largest"))
         return np.concatenate(parts)
+
+    def areas(self, classes: Sequence[str] = ()) -> tuple[Area, ...]:
+        """The same areas object by object, each with its name and class. Raises as ``polygons`` does."""
+        self.polygons(classes)
+        chosen = self.chosen(classes)
+        names = [*(label.name for label in self.labels), ""]
+        return tuple(
+            Area(
+                shapely.union_all(_areas(features.geometries[row : row + 1], largest=False)),
+                features.names[row] if features.names else "",
+                names[features.labels[row]],
+            )
+            for features in self.features
+            for row in _rows_of_areas(features, chosen).tolist()
+        )
 
     def class_mask(
         self,
@@ -258,6 +273,12 @@ def _color_at(features: Features, row: int) -> Color | None:
         return None
     red, green, blue = features.colors[row].tolist()
     return red, green, blue
+
+
+def _rows_of_areas(features: Features, labels: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Which objects of some labels enclose anything."""
+    wanted = np.isin(features.labels, labels) & (shapely.get_dimensions(features.geometries) == 2)
+    return np.flatnonzero(wanted & ~shapely.is_empty(features.geometries))
 
 
 def _areas(shapes: NDArray[np.object_], *, largest: bool) -> NDArray[np.object_]:

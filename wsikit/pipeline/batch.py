@@ -21,6 +21,7 @@ from wsikit.pipeline.memory import Promise
 from wsikit.pipeline.model import load_model
 from wsikit.pipeline.probe import promised
 from wsikit.pipeline.provenance import given
+from wsikit.pipeline.regions import REGIONS
 from wsikit.pipeline.roi import check_roi, content_hash, roi_file
 from wsikit.pipeline.run import refuse_idle
 from wsikit.pipeline.settings import quality_filter
@@ -302,4 +303,4 @@ def _own_patterns() -> tuple[str, ...]:
         # files of a package that is broken now are nobody's; whoever asks for its format is told
         with suppress(PluginError):
             names.append(sink_class(name).filename.partition("."))
-    return ("slide.json", OVERVIEW, SPOOL, ".*.tmp", *(f"{stem}*.{suffix}" for stem, _, suffix in names))
+    return ("slide.json", OVERVIEW, REGIONS, SPOOL, ".*.tmp", *(f"{stem}*.{suffix}" for stem, _, suffix in names))

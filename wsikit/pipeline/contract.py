@@ -9,7 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsikit.errors import PredictionError, WsikitError
-from wsikit.predictions import Bag, BagPredictor, BagScore, Batch, Encoder, Model, Prediction, Predictor
+from wsikit.predictions import (
+    Bag,
+    BagPredictor,
+    BagScore,
+    Batch,
+    Encoder,
+    Model,
+    Objects,
+    Points,
+    Prediction,
+    Predictor,
+    density_cell,
+)
 
 
 def checked_features(encoder: Encoder, batch: Batch) -> NDArray[np.float32]:
@@ -65,7 +77,20 @@ def checked_predictions(predictor: Predictor, batch: Batch) -> Sequence[Predicti
         if prediction.region != region:
             raise PredictionError(f"{predictor.name!r} gave a prediction for {prediction.region}, asked for {region}")
         prediction.check(len(predictor.labels))
+        _check_density(predictor, prediction)
     return predictions
+
+
+def _check_density(predictor: Predictor, prediction: Prediction) -> None:
+    """Sinks were told whether there is density, and how large its cells are."""
+    given, told = 0, density_cell(predictor)
+    if isinstance(prediction, Objects | Points) and prediction.density is not None:
+        given = prediction.region.width // prediction.density.shape[1]
+    if given != told:
+        raise PredictionError(
+            f"{predictor.name!r} says that its density_cell is {told} px (0: no density) and gave "
+            + (f"cells of {given} px" if given else "a prediction without density")
+        )
 
 
 def checked_score(model: BagPredictor, bag: Bag) -> BagScore:

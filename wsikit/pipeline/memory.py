@@ -15,7 +15,7 @@ from typing import Any
 from wsikit.errors import ConfigError
 from wsikit.geometry import TileSpec
 from wsikit.pipeline.supertile import BATCHES_AHEAD
-from wsikit.predictions import BagPredictor, Encoder, Model, Predictor, ScoreMap
+from wsikit.predictions import BagPredictor, Encoder, Model, Predictor, ScoreMap, density_cell
 from wsikit.stitching.maps import sum_type
 
 MB = 1 << 20
@@ -29,6 +29,8 @@ MERGE_BYTES = 160 * MB
 """Of merging, the overview and its fields, and writing, beside blocks of score maps."""
 MERGE_BLOCK = 2048
 """Side in lattice pixels of the blocks that score maps are merged in."""
+DENSITY_BYTES = 3 * 4 * MERGE_BLOCK**2 + 40 * MB
+"""Of merging a block of density: its counts, what is spooled of them, what is written, a strip's places."""
 PARENT_BYTES = 60 * MB
 """What the process that watches over the others grows by: their threads, the report."""
 RECORD_BYTES = 30_000
@@ -211,18 +213,19 @@ def collected_bytes(model: Model) -> float:
     """Bytes per lattice pixel that a super-tile's answers are collected in."""
     if isinstance(model, Predictor):
         if model.produces is not ScoreMap:
-            return OBJECT_BYTES
+            return OBJECT_BYTES + (4 / density_cell(model) ** 2 if density_cell(model) else 0)
         return float((len(model.labels) + 1) * _item(model.tile))
     assert isinstance(model, Encoder | BagPredictor)
     return 2 * 4 * model.width / model.tile.step**2
 
 
 def merged_bytes(model: Model, lattice_pixels: int) -> int:
-    """Bytes that are merged at once: a block of score maps (sums, their blend, its scores), all features of a bag."""
+    """Bytes that are merged at once: a block of score maps (sums, their blend, its scores) or of density, all features
+    of a bag."""
     if isinstance(model, BagPredictor):
         return 2 * 4 * model.width * lattice_pixels // model.tile.step**2
     if not (isinstance(model, Predictor) and model.produces is ScoreMap):
-        return 0
+        return DENSITY_BYTES if density_cell(model) else 0
     item = 8 if model.tile.halo else 1
     return int(MERGE_BLOCK**2 * (len(model.labels) * (3 * item + 1) + 2 * 8))
 

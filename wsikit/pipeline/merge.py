@@ -7,20 +7,34 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from wsikit.features import FeatureKind, Features, Layer, MaskBlock
+from wsikit.features import DensityBlock, FeatureKind, Features, Layer, MaskBlock
 from wsikit.geometry import Region
 from wsikit.pipeline.contract import checked_score
 from wsikit.pipeline.heat import Patches
 from wsikit.pipeline.overview import Field, Outlines, Scene, choose_fields, draw_overview
-from wsikit.predictions import BagPredictor, BagScore, Encoder, Label, Model, Objects, Prediction, Predictor, ScoreMap
+from wsikit.pipeline.regions import RegionTable
+from wsikit.predictions import (
+    BagPredictor,
+    BagScore,
+    Encoder,
+    Label,
+    Model,
+    Objects,
+    Prediction,
+    Predictor,
+    ScoreMap,
+    density_cell,
+)
 from wsikit.sinks import FeatureSink, InstanceLayout, InstanceSink, MaskSink, Sink, SinkContext
 from wsikit.slides import BadTile, Pixels, Slide
 from wsikit.stitching.bags import HeatMap, InstanceMerge, attention_tiles, percentiles
+from wsikit.stitching.density import DensityMerge
 from wsikit.stitching.maps import MapMerge
 from wsikit.stitching.objects import ObjectMerge, Records
 from wsikit.stitching.raster import InstanceIds, instance_blocks
@@ -58,6 +72,8 @@ class Merged:
     """label -> score of the whole slide, for models of bags."""
     features: tuple[int, int] | None = None
     """(N, D) of the feature table, for models that embed patches."""
+    density_count: float | None = None
+    """Objects by the density map, for models that give one."""
 
 
 @dataclass(slots=True)
@@ -144,6 +160,10 @@ class _Merge:
     embedded: _Embedded | None
     dropped: Set[tuple[int, int]]
     """(column, row) of the windows that were not good enough."""
+    slide_id: str
+    density: DensityMerge | None = None
+    regions: Path | None = None
+    """Where to write what lies in each region, for models that find objects."""
     gallery: _Gallery = field(default_factory=_Gallery)
 
     @property
@@ -189,6 +209,7 @@ class _Merge:
 
     def _write_objects(self) -> Merged:
         merge, ids = ObjectMerge(self.spool), InstanceIds()
+        table = RegionTable.of(self.tissue, self.slide, self.predictor.labels, has_density=self.density is not None)
         counts = np.zeros(len(self.predictor.labels), np.int64)
         for records, origin in merge:
             x, y = records.centroids.T
@@ -198,6 +219,7 @@ class _Merge:
                 continue
             ids.assign(records, origin, int(counts.sum()) + 1)
             counts += np.bincount(records.labels, minlength=len(counts))
+            table.add_objects(records.centroids, records.labels, self.grid.spec.mpp)
             features = self._features(records)
             self.gallery.add(records.centroids * self.scale, records.labels, features.geometries)
             for sink in self.feature_sinks():
@@ -207,8 +229,24 @@ class _Merge:
             for mask_sink in self.mask_sinks():
                 _write_all(mask_sink, instance_blocks(ids, plane, mask_sink.block))
         self.gallery.find = lambda region: self._outlines(ids, region)
+        self._write_density(table)
+        if self.regions is not None:
+            table.write(self.regions, self.slide_id)
         found = {label.name: int(n) for label, n in zip(self.predictor.labels, counts, strict=True)}
-        return Merged(int(counts.sum()), found, merge.seam_conflicts)
+        return Merged(int(counts.sum()), found, merge.seam_conflicts, density_count=table.density_count)
+
+    def _write_density(self, table: RegionTable) -> None:
+        """Density to the regions and to those sinks of masks that take it."""
+        density = self.density
+        if density is None:
+            return
+        sinks: list[Any] = [sink for sink in self.mask_sinks() if hasattr(sink, "write_density")]
+        cell_mm2 = density.plane.mpp**2 / 1e6
+        for region, objects in density.blocks(sinks[0].block if sinks else BLOCK):
+            for counts in density.counts(region, objects):
+                table.add_density(counts, self.grid.spec.mpp)
+            for sink in sinks:
+                sink.write_density(DensityBlock(region, (objects / cell_mm2).astype(np.float32)))
 
     def _features(self, records: Records) -> Features:
         kind: FeatureKind = "detection" if records.nuclei is None else "cell"
@@ -277,15 +315,19 @@ def merge(
     overview: Path | None,
     dropped: Set[tuple[int, int]] = frozenset(),
     patient: str | None = None,
+    regions: Path | None = None,
 ) -> Merged:
     """Merge the spools of a slide into its sinks, then draw the overview; sinks commit only when all have succeeded.
 
-    ``grid`` holds the windows that were predicted, ``dropped`` (column, row) of those that were not good enough.
+    ``grid`` holds the windows that were predicted, ``dropped`` (column, row) of those that were not good enough;
+    ``regions`` is where a table of what lies in each region goes, where there are objects.
 
     Raises:
         OutputError: something cannot be written; then no output of this slide is left behind by it.
     """
     picture, mpp = overview_picture(slide)
+    cell = density_cell(predictor)
+    density = DensityMerge(spool, grid, cell, tissue) if cell else None
     context = SinkContext(
         slide_id=slide_id,
         slide_mpp=slide.mpp,
@@ -301,12 +343,13 @@ def merge(
         levels=slide.levels,
         patient=patient,
         tissue_um2=tissue.area_um2,
+        density=None if density is None else density.plane,
     )
     embedded = _Embedded.of(slide_id, predictor, grid, spool)
     if embedded is not None:
         assert isinstance(predictor, Encoder)
         context = replace(context, instances=embedded.layout(predictor))
-    work = _Merge(slide, predictor, grid, tissue, bad, spool, sinks, embedded, dropped)
+    work = _Merge(slide, predictor, grid, tissue, bad, spool, sinks, embedded, dropped, slide_id, density, regions)
     begun: list[Sink] = []
     try:
         for sink in sinks:

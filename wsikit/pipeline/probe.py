@@ -183,5 +183,6 @@ def _answer(model: Model, slide: Slide, windows: TileGrid) -> Answer:
 
 def _bytes(answer: Answer) -> int:
     """Of the arrays of an answer; what else there is of it, outlines, counts as collected."""
-    arrays = [answer] if isinstance(answer, np.ndarray) else [getattr(one, "scores", None) for one in answer]
+    names = ("scores", "density")
+    arrays = [answer] if isinstance(answer, np.ndarray) else [getattr(one, n, None) for one in answer for n in names]
     return sum(array.nbytes for array in arrays if array is not None)

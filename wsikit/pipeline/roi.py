@@ -85,9 +85,10 @@ def limited_to_roi(mask: TissueMask, path: Path, slide: Slide, config: TissueCon
 
     Raises AnnotationError where the file cannot be used for this slide.
     """
-    polygons = _areas(_of_slide(path, slide), path, config.roi_class)
+    annotations = _of_slide(path, slide)
+    polygons = _areas(annotations, path, config.roi_class)
     info = {"roi": str(path), "roi_sha256": content_hash(path) or "", "roi_class": ", ".join(config.roi_class)}
-    return mask.limited(polygons, slide, info)
+    return mask.limited(polygons, slide, info, annotations.areas(config.roi_class))
 
 
 def _of_slide(path: Path, slide: Slide) -> Annotations:

@@ -22,7 +22,7 @@ from wsikit.pipeline.stamps import size_on_disk
 from wsikit.pipeline.supertile import Job, TaskResult, predict_supertiles
 from wsikit.pipeline.workers import bounded
 from wsikit.pipeline.workers.threads import ThreadWorkers
-from wsikit.predictions import BagPredictor, Encoder, Model, Predictor
+from wsikit.predictions import BagPredictor, Encoder, Model, Predictor, check_density_cell
 from wsikit.quality import ANY_QUALITY, Quality, QualityFilter
 from wsikit.sinks import Sink
 from wsikit.slides import BadTile, Slide
@@ -77,6 +77,7 @@ class RunReport:
         bad = f", {len(self.bad_tiles)} bad tiles" if self.bad_tiles else ""
         dropped = len(self.quality) - self.patches
         bad += f", {dropped} patches not good enough" if dropped else ""
+        counts += f" ({self.merged.density_count:.1f} by density)" if self.merged.density_count is not None else ""
         found = counts or areas or scores or features or "nothing found"
         bound = f" ({self.busy})" if self.busy.bound() else ""
         return (
@@ -88,8 +89,8 @@ class RunReport:
 def prepared(predictor: Model, slide: Slide, tissue: TissueMask) -> Model:
     """Bind a model to a slide.
 
-    Raises PredictionError: code predictor_error where the model itself raised, bad_predictions for too many labels, or
-    patches of a bag that do not begin at the slide's corner.
+    Raises PredictionError: code predictor_error where the model itself raised, bad_predictions for too many labels,
+    patches of a bag that do not begin at the slide's corner, or cells of density that do not fit the windows.
     """
     count = len(predictor.labels)
     scores = isinstance(predictor, Predictor | BagPredictor)
@@ -102,6 +103,7 @@ def prepared(predictor: Model, slide: Slide, tissue: TissueMask) -> Model:
             f"the model {predictor.name!r} has windows {predictor.tile.step} px apart with cores of "
             f"{predictor.tile.core} px; cores must tile the slide, each pixel in one: leave TileSpec.stride out"
         )
+    check_density_cell(predictor)
     if isinstance(predictor, BagPredictor) and predictor.tile.phase != (0, 0):
         raise PredictionError(
             f"the model {predictor.name!r} has patches of phase {predictor.tile.phase}; heat maps have a pixel per "
@@ -165,6 +167,7 @@ def run(
     supertile: int | None = None,
     qc: QualityFilter = ANY_QUALITY,
     overview: Path | None = None,
+    regions: Path | None = None,
     spool: Path | None = None,
     progress: Progress | None = None,
 ) -> RunReport:
@@ -183,6 +186,7 @@ def run(
             idle. It changes speed and memory, never the result.
         qc: which windows are good enough to be predicted; by default all. Nothing is kept in the cores of others.
         overview: PNG to draw of the slide, its tissue and what was found.
+        regions: CSV to write of the objects in each region of interest, or piece of tissue: see ``pipeline.regions``.
         spool: folder for intermediate results, removed at the end; by default a temporary one.
         progress: called as super-tiles complete.
 
@@ -218,6 +222,7 @@ def run(
             spool=folder,
             qc=qc,
             overview=overview,
+            regions=regions,
             clock=clock,
         )
 
@@ -233,6 +238,7 @@ def finish_run(
     spool: Path,
     qc: QualityFilter,
     overview: Path | None,
+    regions: Path | None,
     clock: Clock,
 ) -> RunReport:
     """Merge what the super-tiles spooled into the sinks.
@@ -253,7 +259,10 @@ def finish_run(
     kept = grid.where(np.array([(column, row) not in dropped for column, row in grid.cells.tolist()], np.bool_))
     bad = tuple(sorted({*tissue.bad, *(tile for result in results for tile in result.bad)}, key=_reading_order))
     with clock("merge"):
-        merged = merge(slide, slide_id, plan.model, kept, tissue, bad, spool, sinks, overview, dropped, patient)
+        merged = merge(
+            slide, slide_id, plan.model, kept, tissue, bad, spool, sinks, overview, dropped, patient, regions
+        )
+    written = [*(path for sink in sinks for path in written_by(sink)), *([regions] if regions else [])]
     return RunReport(
         slide_id=slide_id,
         status="partial" if bad else "complete",
@@ -271,7 +280,7 @@ def finish_run(
         seconds=clock.seconds(),
         busy=Busy.total(result.busy for result in results),
         peak_rss_mb=_total_peak(results),
-        outputs={path.name: size_on_disk(path) for sink in sinks for path in written_by(sink) if path.exists()},
+        outputs={path.name: size_on_disk(path) for path in written if path.exists()},
     )
 
 

@@ -7,7 +7,7 @@ needs lies in the slide's spool, on a disk that all workers see::
       plan          the model bound to the slide, tissue and windows, pickled; read back by its sha256 only
       plan.json     the slide's key and the super-tiles' side: whether, and how, a killed run can be gone on with
       <key>-<side>/
-        o*, m*, i*  what super-tiles found
+        o*, m*, i*, d*  what super-tiles found
         t*          that they are done
 
 A task that a cluster could not stop may still write into the folder of an earlier try: that is never the folder of
@@ -35,6 +35,7 @@ from wsikit.geometry import Box
 from wsikit.pipeline.busy import Clock
 from wsikit.pipeline.each import OVERVIEW
 from wsikit.pipeline.inputs import SlideEntry
+from wsikit.pipeline.regions import REGIONS
 from wsikit.pipeline.results import digests, is_done, load_result, save_result
 from wsikit.pipeline.run import Plan, choose_supertiles, finish_run, plan_run
 from wsikit.pipeline.settings import make_sinks, quality_filter, tissue_of
@@ -166,6 +167,7 @@ def finish(task: SlideTask, plan: str) -> Record:
             spool=found,
             qc=quality_filter(task.config),
             overview=task.folder / OVERVIEW,
+            regions=task.folder / REGIONS,
             clock=clock,
         )
         record = describe(slide, made.made.model, report)

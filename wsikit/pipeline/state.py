@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from wsikit.slides import BadTile, Slide
 
 SCHEMA = 2
-RESULT_VERSION = 4
+RESULT_VERSION = 5
 """Raised whenever the same input and parameters would give other results than before; old results are then redone."""
 TRANSIENT = frozenset(
     {"io_error", "no_space", "no_gpu_memory", "internal", "slide_changed"}
@@ -109,6 +109,7 @@ def has_results(record: Record | None) -> bool:
 
 def model_card(predictor: Model) -> dict[str, Any]:
     """What identifies a model: two models with the same card give the same results."""
+    from wsikit.predictions import density_cell
     from wsikit.predictors.files import code_of
 
     return {
@@ -118,6 +119,7 @@ def model_card(predictor: Model) -> dict[str, Any]:
         "tile": {name: value for name, value in asdict(predictor.tile).items() if value is not None},
         "labels": [asdict(label) for label in predictor.labels],
         "identity": dict(predictor.identity),
+        **({"density_cell": density_cell(predictor)} if density_cell(predictor) else {}),
     }
 
 
@@ -172,6 +174,7 @@ def describe(slide: Slide, predictor: Model, report: RunReport) -> Record:
         "seam_conflicts": merged.seam_conflicts,
         "area_fractions": dict(merged.area_fractions),
         "scores": dict(merged.scores),
+        **({} if merged.density_count is None else {"density_count": merged.density_count}),
         **({"features": dict(zip(("patches", "width"), merged.features, strict=True))} if merged.features else {}),
         "tissue_um2": report.tissue_um2,
         "bad_tiles": bad_tile_facts(report.bad_tiles),

@@ -20,11 +20,12 @@ from wsikit.pipeline.ahead import ahead
 from wsikit.pipeline.busy import Busy, Clock
 from wsikit.pipeline.contract import checked_features, checked_predictions
 from wsikit.pipeline.resident import peak_rss_mb
-from wsikit.predictions import Batch, Model, Prediction, Predictor
+from wsikit.predictions import Batch, Model, Prediction, Predictor, density_cell
 from wsikit.quality import Quality, QualityFilter, inspect_windows
 from wsikit.slides import BadTile, Pixels, Slide
 from wsikit.stitching import MapCollector, ObjectCollector, collector
 from wsikit.stitching.bags import InstanceCollector
+from wsikit.stitching.density import DensityCollector
 from wsikit.tiling import BATCH_PIXELS, TileGrid, cut
 
 BATCHES_AHEAD = 2
@@ -185,26 +186,31 @@ def sha256_of(path: Path) -> str:
 class _Predictions:
     """Collects the predictions of a super-tile's windows, in their order, and knows the cores that own them."""
 
-    def __init__(self, collected: MapCollector | ObjectCollector, grid: TileGrid) -> None:
-        self._collected: Any = collected
+    def __init__(
+        self, collected: MapCollector | ObjectCollector, density: DensityCollector | None, grid: TileGrid
+    ) -> None:
+        self._collectors: list[Any] = [collected] if density is None else [collected, density]
         self._cores = (grid.core(i) for i in range(len(grid)))
 
     def add(self, predictions: Sequence[Prediction]) -> None:
         """Take those of the next windows, checked to be of the kind that the collector is for."""
         for prediction in predictions:
-            self._collected.add(prediction, next(self._cores))
+            core = next(self._cores)
+            for collected in self._collectors:
+                collected.add(prediction, core)
 
     def save(self) -> list[Path]:
         """Spool them; returns the files."""
-        paths: list[Path] = self._collected.save()
-        return paths
+        return [path for collected in self._collectors for path in collected.save()]
 
 
 def _collector(job: Job, grid: TileGrid, bad: list[Box], index: int) -> _Predictions | InstanceCollector:
     model = job.model
     if not isinstance(model, Predictor):
         return InstanceCollector(grid, bad, job.spool, index)
-    return _Predictions(collector(model.produces, grid, len(model.labels), bad, job.spool, index), grid)
+    cell = density_cell(model)
+    density = DensityCollector(grid, cell, bad, job.spool, index) if cell else None
+    return _Predictions(collector(model.produces, grid, len(model.labels), bad, job.spool, index), density, grid)
 
 
 def _is_readable(slide: Slide, patch: Region, bad: Sequence[Box]) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 from wsikit.errors import ConfigError, PluginError, UnknownNameError, WsikitError
 from wsikit.geometry import TileSpec
-from wsikit.predictions import BagPredictor, Encoder, Label, Model, Objects, Points, Predictor, ScoreMap
+from wsikit.predictions import BagPredictor, Encoder, Label, Model, Objects, Points, Predictor, ScoreMap, density_cell
 from wsikit.registry import Registry
 
 __all__ = ["FORMS", "METHODS", "PREDICTORS", "load_predictor"]
@@ -148,6 +148,8 @@ def _lacking(model: Any) -> list[str]:
         "labels must have different names": not labelled or len({x.name for x in model.labels}) == len(model.labels),
     }
     if kind is Predictor:
+        cell = density_cell(model)
+        checks["density_cell must be a whole number of px, or 0 for none"] = isinstance(cell, int) and cell >= 0
         checks["produces must be ScoreMap, Points or Objects"] = model.produces in (ScoreMap, Points, Objects)
     else:
         checks["width must be a positive whole number"] = isinstance(model.width, int) and model.width > 0

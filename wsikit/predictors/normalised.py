@@ -15,7 +15,18 @@ from numpy.typing import NDArray
 
 from wsikit.errors import PredictionError, StainError
 from wsikit.geometry import Region, TileSpec
-from wsikit.predictions import Bag, BagPredictor, BagScore, Batch, Encoder, Label, Model, Prediction, Predictor
+from wsikit.predictions import (
+    Bag,
+    BagPredictor,
+    BagScore,
+    Batch,
+    Encoder,
+    Label,
+    Model,
+    Prediction,
+    Predictor,
+    density_cell,
+)
 from wsikit.predictors.files import code_of
 from wsikit.predictors.sampling import tissue_pixels
 from wsikit.slides import PartialRead, Slide
@@ -143,6 +154,11 @@ class NormalisedPredictor(_Normalised[Predictor]):
     def produces(self) -> type[Prediction]:
         """The model's own."""
         return self.model.produces
+
+    @property
+    def density_cell(self) -> int:
+        """The model's own."""
+        return density_cell(self.model)
 
     def predict(self, batch: Batch) -> Sequence[Prediction]:
         """See ``Predictor.predict``."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from wsikit.errors import PluginError
 from wsikit.features import Features, Instances, Layer, MaskBlock
-from wsikit.geometry import Level
+from wsikit.geometry import Level, Region
 from wsikit.predictions import Label
 from wsikit.registry import Registry
 
@@ -85,6 +85,8 @@ class SinkContext:
     """From the manifest."""
     tissue_um2: float | None = None
     """Area of the tissue that was looked at."""
+    density: Region | None = None
+    """All of the density map, on the lattice of its cells; None for models that give none."""
 
 
 class FeatureSink(Protocol):
@@ -112,13 +114,17 @@ class FeatureSink(Protocol):
 
 
 class MaskSink(Protocol):
-    """Takes mask blocks, each once, in any order; blocks that never come are empty."""
+    """Takes mask blocks, each once, in any order; blocks that never come are empty.
+
+    One that has a method ``write_density(block: DensityBlock)`` as well is given density maps in the same way, where
+    the context announces them.
+    """
 
     takes: ClassVar[Literal["masks"]]
     filename: ClassVar[str]
     path: Path
     block: int
-    """Side in lattice pixels of the blocks that ``write`` takes."""
+    """Side in lattice pixels of the blocks that ``write`` takes, and in cells of those of density."""
 
     def begin(self, context: SinkContext) -> None:
         """Create the temporary output."""

@@ -1,10 +1,12 @@
-"""Masks as OME-Zarr: the slide's overview as the root image, label images and scores beside it, each a pyramid.
+"""Masks as OME-Zarr: the slide's overview as the root image; label images, scores and density beside it; all pyramids.
 
 ::
 
     masks.ome.zarr/          overview, (c, y, x) uint8 RGB: opens as an image everywhere
       labels/<layer>/        (y, x) uint8 or uint32, 0 is nothing
       scores/                (c, y, x) uint8, one channel per class, in steps of 1/255
+      density/               (c, y, x) float32, objects per mm^2, one pixel per cell of the model; its sum times the
+                             area of a pixel is the number of objects, exactly so at level 0
 
 **Frame.** Coordinates are micrometres from the *centre* of level-0 pixel (0, 0) of the slide's full plane: OME-NGFF
 places pixels by their centres. A pyramid whose pixels of side m average the slide has its pixel 0 centred (m - s) / 2
@@ -27,7 +29,8 @@ from numpy.typing import NDArray
 
 from wsikit.atomic import output_errors, remove, remove_unfinished, replace_folder, temporary
 from wsikit.errors import ConfigError, OutputError, PredictionError
-from wsikit.features import Layer, MaskBlock
+from wsikit.features import DensityBlock, Layer, MaskBlock
+from wsikit.geometry import Region
 from wsikit.sinks import SinkContext
 
 if TYPE_CHECKING:
@@ -37,7 +40,8 @@ SMALLEST = 1024
 """Pyramids go down to a longer side of at most this, px: one screen. All of a slide have as many levels as the deepest
 needs: the specification wants labels to have as many as their image."""
 
-Image = NDArray[np.unsignedinteger[Any]]
+Image = NDArray[Any]
+"""Unsigned integers, or float32 for density."""
 Method = Literal["nearest", "mean"]
 
 
@@ -86,8 +90,9 @@ class OmeZarrSink:
         self.chunk = chunk
         self._context: SinkContext | None = None
         self._pyramids: dict[str, _Pyramid] = {}
-        self._seen: set[tuple[int, int]] = set()
+        self._seen: set[tuple[str, int, int]] = set()
         self._levels = 1
+        self._densest = 0.0
 
     def begin(self, context: SinkContext) -> None:
         """Create the temporary folder, its metadata and the overview."""
@@ -108,20 +113,44 @@ class OmeZarrSink:
                 self._annotate(root.require_group("labels"), {"labels": [layer.name for layer in context.layers]})
             if context.has_scores:
                 self._add_scores(root, context)
+            if context.density is not None:
+                self._add_density(root, context.density, context)
 
     def write(self, block: MaskBlock) -> None:
         """Write one block. ``layers`` must hold every layer of the context, and ``scores`` be there if announced."""
         self._check(block, self._begun())
-        region = block.region
-        corner = region.x // self.block, region.y // self.block
-        self._seen.add(corner)
-        images: dict[str, Image | None] = {f"labels/{name}": image for name, image in block.layers.items()}
-        images["scores"] = block.scores
+        self._take("masks", block.region)
+        for name, image in block.layers.items():
+            self._put(f"labels/{name}", block.region, image)
+        if block.scores is not None:
+            self._put("scores", block.region, block.scores)
+
+    def write_density(self, block: DensityBlock) -> None:
+        """Write one block of the density map that the context has announced."""
+        plane, region, density = self._begun().density, block.region, block.density
+        if plane is None:
+            raise PredictionError("a block of density came, and none was announced")
+        self._check_place("density", region, plane)
+        if density.shape != (region.height, region.width) or density.dtype != np.float32:
+            raise PredictionError(
+                f"a block of density must be {(region.height, region.width)} float32, got {density.shape} "
+                f"{density.dtype}"
+            )
+        self._take("density", region)
+        self._densest = max(self._densest, float(density.max()))
+        self._put("density", region, density[None])
+
+    def _take(self, what: str, region: Region) -> None:
+        self._seen.add((what, region.x // self.block, region.y // self.block))
+
+    def _put(self, name: str, region: Region, image: Image) -> None:
+        """Write a block to level 0, unless it is empty."""
+        if not image.any():
+            return
+        pyramid = self._pyramids[name]
         with output_errors(self.path):
-            for name, image in images.items():
-                if image is not None and image.any():
-                    self._pyramids[name].arrays[0][..., region.y : region.y1, region.x : region.x1] = image
-                    self._pyramids[name].filled.add(corner)
+            pyramid.arrays[0][..., region.y : region.y1, region.x : region.x1] = image
+        pyramid.filled.add((region.x // self.block, region.y // self.block))
 
     def commit(self) -> None:
         """Build the pyramids, flush to disk and rename to the final path."""
@@ -130,6 +159,9 @@ class OmeZarrSink:
         with output_errors(self.path):
             for pyramid in self._pyramids.values():
                 self._build(pyramid)
+            if "density" in self._pyramids:
+                # what is dense is known only now
+                self._annotate(self._pyramids["density"].group, {"omero": _density_display(self._densest)})
             replace_folder(folder, self.path)
         self._forget()
 
@@ -140,7 +172,7 @@ class OmeZarrSink:
         self._forget()
 
     def _forget(self) -> None:
-        self._context, self._pyramids, self._seen = None, {}, set()
+        self._context, self._pyramids, self._seen, self._densest = None, {}, set(), 0.0
 
     def _begun(self) -> SinkContext:
         if self._context is None:
@@ -148,16 +180,8 @@ class OmeZarrSink:
         return self._context
 
     def _check(self, block: MaskBlock, context: SinkContext) -> None:
-        region, side = block.region, self.block
-        width, height = context.size
-        inside = 0 <= region.x < width and 0 <= region.y < height and region.mpp == context.mpp
-        whole = (region.width, region.height) == (min(side, width - region.x), min(side, height - region.y))
-        if not inside or region.x % side or region.y % side or not whole:
-            raise PredictionError(
-                f"blocks are {side} px squares from (0, 0), clipped to {width}x{height}; got {region}"
-            )
-        if (region.x // side, region.y // side) in self._seen:
-            raise PredictionError(f"a block must come once, got {region} again")
+        region = block.region
+        self._check_place("masks", region, Region(0, 0, *context.size, context.mpp))
         want: dict[str, tuple[tuple[int, ...], str]] = {
             layer.name: ((region.height, region.width), layer.dtype) for layer in context.layers
         }
@@ -168,6 +192,17 @@ class OmeZarrSink:
             got["scores"] = block.scores.shape, str(block.scores.dtype)
         if want != got:
             raise PredictionError(f"a block must hold {want}, got {got}")
+
+    def _check_place(self, what: str, region: Region, plane: Region) -> None:
+        side, width, height = self.block, plane.width, plane.height
+        inside = 0 <= region.x < width and 0 <= region.y < height and region.mpp == plane.mpp
+        whole = (region.width, region.height) == (min(side, width - region.x), min(side, height - region.y))
+        if not inside or region.x % side or region.y % side or not whole:
+            raise PredictionError(
+                f"blocks are {side} px squares from (0, 0), clipped to {width}x{height}; got {region}"
+            )
+        if (what, region.x // side, region.y // side) in self._seen:
+            raise PredictionError(f"a block must come once, got {region} again")
 
     def _add_overview(self, root: zarr.Group, context: SinkContext) -> None:
         image = np.ascontiguousarray(np.moveaxis(context.overview, 2, 0))
@@ -194,10 +229,24 @@ class OmeZarrSink:
         channels = [_channel(label.name, label.color) for label in context.labels]
         self._annotate(group, {"omero": {"channels": channels, "rdefs": {"model": "color"}}})
 
+    def _add_density(self, root: zarr.Group, plane: Region, context: SinkContext) -> None:
+        # an image of its own, and no label of the overview: it needs no more levels than its size asks for
+        shape, levels = (1, plane.height, plane.width), _level_count((plane.height, plane.width))
+        group = root.require_group("density")
+        self._pyramids["density"] = self._add_pyramid(group, shape, "float32", "mean", plane.mpp, context, levels)
+
     def _add_pyramid(
-        self, group: zarr.Group, shape: tuple[int, ...], dtype: str, method: Method, mpp: float, context: SinkContext
+        self,
+        group: zarr.Group,
+        shape: tuple[int, ...],
+        dtype: str,
+        method: Method,
+        mpp: float,
+        context: SinkContext,
+        levels: int | None = None,
     ) -> _Pyramid:
-        arrays = [self._create(group, str(k), s, dtype) for k, s in enumerate(_level_shapes(shape, self._levels))]
+        shapes = _level_shapes(shape, levels or self._levels)
+        arrays = [self._create(group, str(k), s, dtype) for k, s in enumerate(shapes)]
         scales = [mpp * 2**k for k in range(len(arrays))]
         places = [((mpp if method == "nearest" else m) - context.slide_mpp) / 2 for m in scales]
         extra = [1.0] * (len(shape) - 2), [0.0] * (len(shape) - 2)
@@ -274,17 +323,18 @@ class OmeZarrSink:
 def halve(image: Image, method: Method) -> Image:
     """(H, W) -> (ceil(H / 2), ceil(W / 2)): every second pixel, or the mean of the up to 2 x 2 pixels that exist.
 
-    Means are rounded, halves up.
+    Means of integers are rounded, halves up.
     """
     if method == "nearest":
         return image[::2, ::2]
-    total = _pairwise_sum(_pairwise_sum(image.astype(np.uint16)).T).T
+    whole = np.issubdtype(image.dtype, np.integer)
+    total = _pairwise_sum(_pairwise_sum(image.astype(np.uint16 if whole else np.float64)).T).T
     count = np.multiply.outer(*(_pairwise_sum(np.ones(n, np.uint16)) for n in image.shape))
-    mean: Image = ((total + count // 2) // count).astype(image.dtype)
+    mean: Image = ((total + count // 2) // count if whole else total / count).astype(image.dtype)
     return mean
 
 
-def _pairwise_sum(values: NDArray[np.uint16]) -> NDArray[np.uint16]:
+def _pairwise_sum(values: Image) -> Image:
     total = values[::2].copy()
     total[: len(values) // 2] += values[1::2]
     return total
@@ -319,8 +369,12 @@ def _axes(dimensions: int) -> list[dict[str, str]]:
     return (channel + space)[-dimensions:]
 
 
-def _channel(name: str, color: Any) -> dict[str, Any]:
-    window = {"min": 0, "max": 255, "start": 0, "end": 255}
+def _density_display(densest: float) -> dict[str, Any]:
+    return {"channels": [_channel("Objects per mm^2", (255,) * 3, densest or 1.0)], "rdefs": {"model": "greyscale"}}
+
+
+def _channel(name: str, color: Any, most: float = 255) -> dict[str, Any]:
+    window = {"min": 0, "max": most, "start": 0, "end": most}
     return {"label": name, "color": "".join(f"{v:02X}" for v in color), "active": True, "window": window}
 
 

@@ -25,7 +25,12 @@ def load(path: Path) -> dict[str, NDArray[Any]]:
         return dict(arrays)
 
 
+def array(path: Path, name: str) -> NDArray[Any]:
+    """Read one array of a spool file, without the rest."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return np.asarray(arrays[name])
+
+
 def value(path: Path, name: str) -> float:
     """Read one number of a spool file, without the rest."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return float(arrays[name])
+    return float(array(path, name))

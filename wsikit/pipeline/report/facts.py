@@ -135,6 +135,8 @@ class SlideFacts(_Part):
     patches: int | None = None
     objects: int | None = None
     objects_per_class: dict[Text, int] = Field(default_factory=dict)
+    density_count: float | None = None
+    """Objects by the density map."""
     area_fractions: dict[Text, float] = Field(default_factory=dict)
     scores: dict[Text, float] = Field(default_factory=dict)
     features: FeatureFacts | None = None
@@ -184,7 +186,7 @@ class SlideFacts(_Part):
         """Objects per mm^2 of tissue."""
         return self.density(self.found)
 
-    def density(self, count: int | None) -> float | None:
+    def density(self, count: float | None) -> float | None:
         """So many objects per mm^2 of tissue; None without tissue."""
         return count / self.tissue_mm2 if self.tissue_mm2 and count is not None else None
 

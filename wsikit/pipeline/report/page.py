@@ -139,6 +139,7 @@ def _columns(slides: Sequence[SlideFacts]) -> dict[str, bool]:
     return {
         "objects": not any(s.area_fractions or s.scores or s.features for s in slides)
         or any(s.found is not None for s in slides),
+        "density_count": any(s.density_count is not None for s in slides),
         **{
             name: any(getattr(s, name) for s in slides)
             for name in ("area_fractions", "scores", "features", "quality", "bad_tiles", "seam_conflicts", "patient")

@@ -20,7 +20,8 @@ def write_summary(out_dir: Path, records: Sequence[Mapping[str, Any]]) -> Path:
     """Write OUT/summary.csv, one row per record in their order: UTF-8, comma, quoted where needed, ``\\n`` line ends.
 
     After ``COLUMNS`` and ``MORE_COLUMNS`` comes ``objects:<label>`` (a count) or ``fraction:<label>`` (a share of the
-    tissue) for every label that occurs; then, where any record has them, ``score:<label>`` of a bag model,
+    tissue) for every label that occurs; then, where any record has them, ``density_count`` (objects by the density map,
+    three decimals) and ``density_per_mm2`` beside the counts of objects, ``score:<label>`` of a bag model,
     ``flag:<artefact>`` (a share of the patches), ``dropped`` patches, ``patient``, ``busy:<stage>`` (seconds; of
     ``busy:wall`` that it could have worked) and ``bottleneck``, the stage that binds. Control characters of names
     are escaped, so a row is a line. Empty means not known. Numbers are written as they are in the records, mm^2 and
@@ -49,7 +50,7 @@ def _cells(slide: SlideFacts) -> list[Any]:
         *(slide.slide_id, slide.path, slide.status, slide.reason, slide.message),
         *(slide.patches, slide.found, slide.total_seconds),
         None if slide.tissue_mm2 is None else f"{slide.tissue_mm2:.6f}",
-        None if slide.per_mm2 is None else f"{slide.per_mm2:.2f}",
+        _rounded(slide.per_mm2),
         slide.mpp,
         slide.reader.name,
         None if slide.bad_tiles is None else len(slide.bad_tiles),
@@ -58,11 +59,23 @@ def _cells(slide: SlideFacts) -> list[Any]:
     ]
 
 
+def _rounded(per_mm2: float | None) -> str | None:
+    return None if per_mm2 is None else f"{per_mm2:.2f}"
+
+
 def _more(slide: SlideFacts) -> dict[str, Any]:
     """Column -> value, of what only some runs have."""
     quality = slide.quality
     return {
         **{f"objects:{name}": count for name, count in slide.objects_per_class.items()},
+        **(
+            {}
+            if slide.density_count is None
+            else {
+                "density_count": f"{slide.density_count:.3f}",
+                "density_per_mm2": _rounded(slide.density(slide.density_count)),
+            }
+        ),
         **{f"fraction:{name}": round(share, 6) for name, share in slide.area_fractions.items()},
         **{f"score:{name}": round(score, 6) for name, score in slide.scores.items()},
         **({f"flag:{name}": round(share, 6) for name, share in quality.shares().items()} if quality else {}),
@@ -75,6 +88,17 @@ def _more(slide: SlideFacts) -> dict[str, Any]:
 
 def _columns(slides: Iterable[SlideFacts]) -> list[str]:
     """Those that occur: kind by kind, within a kind in order of their first appearance."""
-    kinds = ("objects", "fraction", "score", "flag", "dropped", "patient", "busy", "bottleneck")
+    kinds = (
+        "objects",
+        "density_count",
+        "density_per_mm2",
+        "fraction",
+        "score",
+        "flag",
+        "dropped",
+        "patient",
+        "busy",
+        "bottleneck",
+    )
     found = dict.fromkeys(name for slide in slides for name in _more(slide))
     return sorted(found, key=lambda name: kinds.index(name.partition(":")[0]))
