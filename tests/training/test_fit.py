@@ -13,6 +13,7 @@ from torch import nn
 
 from tests.training.small import RECIPE, Batch, batches, examples, small, train
 from wsikit.errors import ConfigError, TrainingError
+from wsikit.nn.device import Precision
 from wsikit.training.fit import Progress
 from wsikit.training.recipe import Recipe
 
@@ -131,20 +132,13 @@ def test_the_model_trains_in_train_mode_and_is_validated_in_eval_mode(tmp_path: 
     assert modes == {("step", True, False), ("validate", False, True)}
 
 
+@pytest.mark.parametrize("precision", ["float32", "float16"])
 @pytest.mark.parametrize("clip", [0.5, 4.0, None])
-def test_gradients_are_clipped(clip: float | None, tmp_path: Path) -> None:
-    """SGD's first step is rate * (1 + momentum) * gradient."""
+def test_gradients_are_clipped(clip: float | None, precision: Precision, tmp_path: Path) -> None:
+    """SGD's first step is rate * (1 + momentum) * gradient, whatever a scaler multiplies the loss with."""
     model = Line()
-    flat = Recipe(
-        epochs=1,
-        learning_rate=0.1,
-        optimizer="sgd",
-        schedule="constant",
-        warmup=0,
-        clip=clip,
-        weight_decay=0,
-        threads=1,
-    )
+    flat = Recipe(epochs=1, learning_rate=0.1, optimizer="sgd", schedule="constant", warmup=0, clip=clip, threads=1)
+    flat = flat.model_copy(update={"weight_decay": 0.0, "precision": precision})
     train_line(model, tmp_path / "run", flat, [8.0])
     assert model.w.item() == pytest.approx(1 - 0.1 * 1.9 * min(8.0, clip or 8.0), rel=1e-5)
 
