@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from wsikit.config import RunConfig, TileConfig, load_config
 from wsikit.errors import ConfigError
@@ -67,6 +67,29 @@ def test_the_last_of_two_settings_wins() -> None:
 def test_set_can_unset(file: Path) -> None:
     file.write_text("mpp: 0.25\n", "utf-8")
     assert load_config(RunConfig, file, ["mpp=null"]).mpp is None
+
+
+class _Inner(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    epochs: int = 40
+    rate: float = 0.1
+
+
+class _Outer(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    part: _Inner = _Inner()
+
+
+def test_a_dotted_key_sets_one_option_of_a_part(tmp_path: Path) -> None:
+    file = tmp_path / "outer.yaml"
+    file.write_text("part: {rate: 0.5}", "utf-8")
+    assert load_config(_Outer, file, ["part.epochs=3"]).part == _Inner(epochs=3, rate=0.5)
+
+
+@pytest.mark.parametrize(("override", "said"), [("part.epoch=3", "'part.epochs'"), ("prt.epochs=3", "'part'")])
+def test_an_unknown_dotted_key_names_the_nearest(override: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"did you mean {said}"):
+        load_config(_Outer, None, [override])
 
 
 def test_set_reads_values_as_yaml() -> None:

@@ -23,6 +23,7 @@ BUILTINS = {
     errors.PluginError: ValueError,
     errors.UnknownNameError: LookupError,
     errors.StainError: ValueError,
+    errors.TrainingError: ArithmeticError,
     errors.OutputError: OSError,
     errors.WorkerError: RuntimeError,
     errors.StoppedError: RuntimeError,

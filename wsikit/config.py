@@ -197,7 +197,8 @@ def load_config(
     Args:
         kind: the model to fill.
         file: YAML with a mapping at the top.
-        overrides: ``key=value``; the value is read as YAML, so ``mpp=0.25`` is a number and ``mpp=null`` is none.
+        overrides: ``key=value``; the value is read as YAML, so ``mpp=0.25`` is a number and ``mpp=null`` is none. A
+            dotted key is one of a part: ``counter.recipe.epochs=3``.
         flags: values given on the command line; None means not given.
 
     Raises:
@@ -209,15 +210,11 @@ def load_config(
         if not equals:
             raise ConfigError(f"--set takes key=value, got {override!r}")
         try:
-            values[key.strip()] = yaml.safe_load(text)
+            _place(values, key.strip(), yaml.safe_load(text))
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {override!r}: the value is not YAML: {error}") from error
     values |= {key: value for key, value in (flags or {}).items() if value is not None}
-    for key in values:
-        if key not in kind.model_fields:
-            near = difflib.get_close_matches(str(key), kind.model_fields, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"the keys are: {', '.join(kind.model_fields)}"
-            raise ConfigError(f"there is no option {key!r}; {hint}")
+    _check_keys(kind, values)
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -225,6 +222,27 @@ def load_config(
             f"{'.'.join(map(str, item['loc']))}={item.get('input')!r}: {item['msg']}" for item in error.errors()
         )
         raise ConfigError(f"wrong configuration: {wrong}") from error
+
+
+def _place(values: dict[str, Any], key: str, value: Any) -> None:
+    """Put a value where its dotted key says; what is no mapping on the way gives way to one."""
+    *parts, last = key.split(".")
+    for part in parts:
+        inner = values.get(part)
+        values[part] = dict(inner) if isinstance(inner, Mapping) else {}
+        values = values[part]
+    values[last] = value
+
+
+def _check_keys(kind: type[BaseModel], values: Mapping[str, Any], within: str = "") -> None:
+    for key, value in values.items():
+        if key not in kind.model_fields:
+            near = difflib.get_close_matches(str(key), kind.model_fields, n=1)
+            hint = f"did you mean {within + near[0]!r}?" if near else f"the keys are: {', '.join(kind.model_fields)}"
+            raise ConfigError(f"there is no option {within + str(key)!r}; {hint}")
+        part = kind.model_fields[key].annotation
+        if isinstance(value, Mapping) and isinstance(part, type) and issubclass(part, BaseModel):
+            _check_keys(part, value, f"{within}{key}.")
 
 
 def _read(file: str | Path) -> dict[str, Any]:

@@ -124,6 +124,15 @@ class StainError(WsikitError, ValueError):
     code = "blank"
 
 
+class TrainingError(WsikitError, ArithmeticError):
+    """A loss or a gradient is no finite number, or no epoch can be called the best. Codes: diverged."""
+
+    code = "diverged"
+    remedy = (
+        "lower the learning rate, or look at the images of that step; the same command goes on after the last epoch"
+    )
+
+
 class OutputError(WsikitError, OSError):
     """An output cannot be written. Codes: io_error, no_space, foreign_files, busy (another run writes there)."""
 

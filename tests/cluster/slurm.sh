@@ -83,7 +83,7 @@ slide=$folder/samples/pyramid-3072.svs
 "${wsikit[@]}" run -i "$slide" -o "$folder/here" --cluster threads -n 1
 "${wsikit[@]}" run -i "$slide" -o "$folder/out" --cluster slurm --cluster-options "$folder/options.yaml" --supertile 512 &
 running=$!
-until compgen -G "$folder/out/*/.spool/o*" >/dev/null; do
+until compgen -G "$folder/out/*/.spool/*/o*" >/dev/null; do
     kill -0 "$running"
     sleep 0.1
 done

@@ -43,7 +43,7 @@ class CSVPoints:
 
     def read(self, path: Path, placement: Placement) -> Annotations:
         """Read a table. Raises AnnotationError, naming the line, for a missing column or what is no number."""
-        header, rows = _table(path)
+        header, rows = read_table(path)
         columns, others = _columns(path, header)
         scale = _scale(path, columns, placement)
         x, y = (key for key in columns if key[0] in "xy" and key[1:] in ("", "_um"))
@@ -101,8 +101,11 @@ def _points(shape: shapely.Geometry, left_out: LeftOut) -> list[tuple[float, flo
     return [(float(x), float(y)) for x, y in found]
 
 
-def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header, and the rows that are not blank, with their line numbers."""
+def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header, and the rows that are not blank, with their line numbers; commas, semicolons or, in a .tsv, tabs.
+
+    Raises AnnotationError where it is no UTF-8 text, no CSV, or empty.
+    """
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -115,7 +118,7 @@ def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     except csv.Error as error:
         raise AnnotationError(f"{path.name}, line {reader.line_num}: {error}") from error
     if not rows:
-        raise AnnotationError(f"{path.name} is empty; a header with the columns x and y is needed")
+        raise AnnotationError(f"{path.name} is empty; a header with the names of its columns is needed")
     return rows[0][1], rows[1:]
 
 

@@ -6,7 +6,17 @@ Where there is nothing to find and nothing was found the value is 1, since that 
 metric is not defined it is NaN, never a number that looks like one.
 """
 
-from wsikit.metrics.classification import auc, auc_interval, quadratic_weighted_kappa
+from wsikit.metrics.bootstrap import bootstrap_interval
+from wsikit.metrics.calibration import Reliability, brier, reliability, top_label
+from wsikit.metrics.classification import (
+    accuracy,
+    auc,
+    auc_interval,
+    balanced_accuracy,
+    macro_auc,
+    macro_f1,
+    quadratic_weighted_kappa,
+)
 from wsikit.metrics.counting import absolute_error, bin_counts, quartile_edges
 from wsikit.metrics.detection import PointMatches, match_points
 from wsikit.metrics.instances import (
@@ -19,6 +29,14 @@ from wsikit.metrics.instances import (
     overlaps,
     overlaps_of_blocks,
 )
+from wsikit.metrics.precision import (
+    IOU_THRESHOLDS,
+    ScoredMatches,
+    average_precision,
+    match_scored,
+    match_scored_labels,
+    precision_scores,
+)
 from wsikit.metrics.ratio import Ratio
 from wsikit.metrics.segmentation import (
     class_dice,
@@ -30,27 +48,42 @@ from wsikit.metrics.segmentation import (
 )
 
 __all__ = [
+    "IOU_THRESHOLDS",
     "Overlaps",
     "PointMatches",
     "Ratio",
+    "Reliability",
+    "ScoredMatches",
     "absolute_error",
+    "accuracy",
     "aji",
     "aji_plus",
     "auc",
     "auc_interval",
+    "average_precision",
+    "balanced_accuracy",
     "bin_counts",
+    "bootstrap_interval",
+    "brier",
     "class_dice",
     "class_iou",
     "confusion_matrix",
     "dice",
     "ensemble_dice",
     "frequency_weighted_iou",
+    "macro_auc",
+    "macro_f1",
     "match_points",
+    "match_scored",
+    "match_scored_labels",
     "mean_iou",
     "object_scores",
     "overlaps",
     "overlaps_of_blocks",
     "pixel_accuracy",
+    "precision_scores",
     "quadratic_weighted_kappa",
     "quartile_edges",
+    "reliability",
+    "top_label",
 ]

@@ -6,7 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsikit.errors import ConfigError
-from wsikit.metrics.segmentation import confusion_matrix
+from wsikit.metrics.bootstrap import bootstrap_interval
+from wsikit.metrics.ratio import Ratio
+from wsikit.metrics.segmentation import class_dice, confusion_matrix
 
 
 def quadratic_weighted_kappa(truth: NDArray[np.integer], found: NDArray[np.integer], classes: int) -> float:
@@ -29,10 +31,50 @@ def quadratic_weighted_kappa(truth: NDArray[np.integer], found: NDArray[np.integ
     return 1 - float((step * observed).sum()) / chance if chance else np.nan
 
 
+def accuracy(truth: NDArray[np.generic], found: NDArray[np.generic]) -> Ratio:
+    """Share of cases (bags, slides, patients) whose class is right; NaN for no cases.
+
+    Raises:
+        ConfigError: shapes differ.
+    """
+    if truth.shape != found.shape:
+        raise ConfigError(f"truth and prediction must have one shape, got {truth.shape} and {found.shape}")
+    return Ratio(int((truth == found).sum()), truth.size, np.nan)
+
+
+def balanced_accuracy(truth: NDArray[np.integer], found: NDArray[np.integer], classes: int) -> float:
+    """Mean over the classes that truly occur of the share of their cases that is right (mean recall).
+
+    Brodersen et al., ICPR 2010. Chance is 1 / K however unequal the classes. NaN for no cases.
+
+    Args:
+        truth, found: (N,) classes from 0 to ``classes`` - 1.
+        classes: K.
+    """
+    confusion = confusion_matrix(truth, found, classes)
+    true = confusion.sum(axis=1)
+    recall = np.diag(confusion)[true > 0] / true[true > 0]
+    return float(recall.mean()) if len(recall) else np.nan
+
+
+def macro_f1(truth: NDArray[np.integer], found: NDArray[np.integer], classes: int) -> float:
+    """Mean of the classes' F1 = 2 TP / (2 TP + FP + FN), classes on neither side left out; NaN for no cases.
+
+    The mean of the F1s, not the F1 of mean precision and mean recall (Opitz and Burst, arXiv 1911.03347, tell them
+    apart).
+
+    Args:
+        truth, found: (N,) classes from 0 to ``classes`` - 1.
+        classes: K.
+    """
+    f1 = class_dice(confusion_matrix(truth, found, classes))
+    return float(np.nanmean(f1)) if np.isfinite(f1).any() else np.nan
+
+
 def auc(truth: NDArray[np.bool_], scores: NDArray[np.floating]) -> float:
     """Area under the ROC curve: the share of (positive, negative) pairs in which the positive scores higher.
 
-    Ties count half (Mann and Whitney's U, by mean ranks). NaN where a class is absent.
+    Ties count half (Mann and Whitney's U). NaN where a class is absent.
 
     Args:
         truth: (N,) whether each case is positive.
@@ -41,20 +83,39 @@ def auc(truth: NDArray[np.bool_], scores: NDArray[np.floating]) -> float:
     Raises:
         ConfigError: shapes differ or a score is not finite.
     """
-    from scipy.stats import rankdata
-
     truth = np.asarray(truth, np.bool_)
     if truth.shape != scores.shape or not np.isfinite(scores).all():
         raise ConfigError(f"AUC takes one finite score for each case, got {scores.shape} for {truth.shape}")
     positive, negative = int(truth.sum()), int((~truth).sum())
     if not (positive and negative):
         return np.nan
-    above = rankdata(scores)[truth].sum() - positive * (positive + 1) / 2
-    return float(above) / (positive * negative)
+    ladder = np.sort(scores[~truth])
+    below, not_above = (np.searchsorted(ladder, scores[truth], side=side).sum() for side in ("left", "right"))
+    return float(below + not_above) / 2 / (positive * negative)
+
+
+def macro_auc(truth: NDArray[np.integer], scores: NDArray[np.floating]) -> float:
+    """Mean over classes of the AUC of each class against all others (one against the rest, each class alike).
+
+    Hand and Till, Machine Learning 45 (2001) 171, compare it with the mean over pairs of classes. NaN where a class is
+    absent.
+
+    Args:
+        truth: (N,) classes from 0 to K - 1.
+        scores: (N, K) finite, higher is more that class.
+
+    Raises:
+        ConfigError: shapes differ, a score is not finite, or a class is out of range.
+    """
+    if scores.ndim != 2 or truth.shape != scores.shape[:1]:
+        raise ConfigError(f"macro AUC takes scores of shape (N, K), got {scores.shape} for {truth.shape}")
+    if len(truth) and not 0 <= int(truth.min()) <= int(truth.max()) < scores.shape[1]:
+        raise ConfigError(f"classes must be 0 to {scores.shape[1] - 1}, got {truth.min()} to {truth.max()}")
+    return float(np.mean([auc(truth == k, scores[:, k]) for k in range(scores.shape[1])]))
 
 
 def auc_interval(
-    truth: NDArray[np.bool_],
+    truth: NDArray[np.bool_] | NDArray[np.integer],
     scores: NDArray[np.floating],
     groups: NDArray[np.generic],
     *,
@@ -62,27 +123,15 @@ def auc_interval(
     rounds: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of ``auc``, drawing patients and not slides: slides of one patient go together.
+    """Bootstrap interval of ``auc``, or for (N, K) scores of ``macro_auc``, over patients and stratified by class.
 
     Args:
-        truth, scores: as in ``auc``.
+        truth, scores: as in those.
         groups: (N,) the patient of each case.
-        level: share of the bootstrap distribution inside the interval.
-        rounds: resamples; those that lack a class are left out.
-        seed: of the random generator.
+        level, rounds, seed: as in ``bootstrap_interval``.
 
     Returns:
-        Lower and upper end; NaN, NaN where no resample holds both classes.
+        Lower and upper end; NaN, NaN where a class is absent.
     """
-    _, patient = np.unique(groups, return_inverse=True)
-    cases = np.split(np.argsort(patient, kind="stable"), np.cumsum(np.bincount(patient))[:-1])
-    random = np.random.default_rng(seed)
-    values = []
-    for _ in range(rounds):
-        drawn = np.concatenate([cases[k] for k in random.integers(0, len(cases), len(cases))])
-        values.append(auc(truth[drawn], scores[drawn]))
-    known = np.array(values)[np.isfinite(values)]
-    if not len(known):
-        return np.nan, np.nan
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    metric = auc if scores.ndim == 1 else macro_auc
+    return bootstrap_interval(metric, truth, scores, groups=groups, strata=truth, level=level, rounds=rounds, seed=seed)

@@ -175,7 +175,7 @@ class Card(_Frozen):
             )
 
 
-AnyCard = TypeVar("AnyCard", bound=Card)
+AnyCard = TypeVar("AnyCard", bound=BaseModel)
 
 
 def find_card(model: Path) -> Path:
@@ -208,7 +208,7 @@ def read_card(path: Path) -> Card:
 
 
 def read_card_as(path: Path, kind: type[AnyCard]) -> AnyCard:
-    """Read a card of a kind that has more keys.
+    """Read a card of another kind: one with more keys, or of another family.
 
     Raises:
         ConfigError: it cannot be read, lacks a key, has an unknown one (the nearest is named) or a value that does not

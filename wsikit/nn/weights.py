@@ -47,7 +47,7 @@ def read_state(path: Path) -> State:
     if path.suffix.lower() == SAFE:
         return _read_safetensors(path)
     if path.suffix.lower() in PICKLED:
-        return _flat(_read_checkpoint(path), path)
+        return _flat(read_pickled(path), path)
     raise ConfigError(
         f"weights are read from {SAFE} and {', '.join(PICKLED)}, got {path.name!r}",
         code="bad_weights",
@@ -67,7 +67,7 @@ def _read_safetensors(path: Path) -> State:
         raise ConfigError(f"{path} is no whole safetensors file: {error}", code="bad_weights", remedy=WHOLE) from error
 
 
-def _read_checkpoint(path: Path) -> object:
+def read_pickled(path: Path) -> object:
     """What ``torch.save`` wrote; weights_only keeps a pickle from running code."""
     import pickle
 

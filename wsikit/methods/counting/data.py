@@ -1,0 +1,159 @@
+"""Images with counts: from LYSTO's file, from a folder and a table, or from instance labels that are counted.
+
+Three layouts, told apart by what is there, the first that fits:
+
+1. ``lysto``: an HDF5 file, or a folder with ``training.h5`` (``wsikit.methods.counting.lysto``).
+2. ``table``: a folder of images, or of ``images/``, and a table with the columns image (file name, with or without its
+   suffix) and count, and patient, slide, organ, split where they are known: the one given, else ``counts.csv`` or
+   ``training_labels.csv`` in the folder.
+3. ``labels``: the same without a table, and an instance label image for each image: ``NAME_labels.png`` beside
+   ``NAME.png``, or of the image's name in ``labels/`` or ``masks/``. A count is then the number of labels.
+
+Every image has a count and every count an image; what lacks the other is an error and never left out in silence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, overload
+
+from wsikit.errors import ConfigError
+from wsikit.methods.counting.folders import image_files, labels_of, rows_of_labels, rows_of_table
+from wsikit.methods.counting.images import CountedImage, ImageFile, PixelSource
+from wsikit.methods.counting.lysto import SUFFIXES, TRAINING, read_stack
+from wsikit.methods.counting.tables import Row
+
+__all__ = ["CountedImage", "CountingData", "read_counts"]
+
+KEPT_BYTES = 1 << 30
+"""Images stay in memory when all of them together take less than this, decoded."""
+LOOKED_AT = 256
+"""Images of a larger data set whose pixels are part of its digest."""
+TABLES = ("counts.csv", "training_labels.csv")
+OTHER_MPP = 0.1
+"""An image whose file says a resolution that differs by more than this share is warned of: as much as a slide's level
+may be finer than what a model asks for."""
+
+Kind = Literal["lysto", "table", "labels"]
+
+
+@dataclass(frozen=True, eq=False)
+class CountingData(Sequence[CountedImage]):
+    """Images with counts. Made by ``read_counts``."""
+
+    images: tuple[CountedImage, ...]
+    kind: Kind
+    """The layout that they were read from."""
+    warnings: tuple[str, ...] = ()
+    """Sentences on what is odd about them."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @overload
+    def __getitem__(self, index: int) -> CountedImage: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[CountedImage, ...]: ...
+    def __getitem__(self, index: int | slice) -> CountedImage | tuple[CountedImage, ...]:
+        return self.images[index]
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 (hexadecimal) of what is learned from: names, counts, groups and splits, sizes and pixels.
+
+        It knows no paths and no times, so that a copy is the same data. Of images that do not stay in memory it takes
+        the sizes of all files and the pixels of ``LOOKED_AT``, evenly over their order. Reads them: call it where they
+        are about to be read anyway. Raises PixelReadError.
+        """
+        found = hashlib.sha256()
+        step = max(1, len(self) // LOOKED_AT)
+        for index, image in enumerate(self):
+            said = [image.name, image.count, image.patient, image.slide, image.organ, image.split, *image.source.size]
+            found.update(json.dumps([*said, None if image.keep else image.source.bytes]).encode())
+            if image.keep or index % step == 0:
+                found.update(image.read().tobytes())
+        return found.hexdigest()
+
+
+def read_counts(path: str | Path | None, *, counts: str | Path | None = None, mpp: float | None = None) -> CountingData:
+    """All images of a data set, with their counts; pixels are read when they are asked for.
+
+    Args:
+        path: an HDF5 file of LYSTO's layout, a folder of images, or a table with its images beside it.
+        counts: the table of counts, where it lies elsewhere or has another name; for an HDF5 file, a table with a row
+            for each of its images in their order.
+        mpp: um per px that the images are meant to have; a file that says another is warned of.
+
+    Raises:
+        ConfigError: code bad_counts: nothing there, an image without a count or a count without an image, a count that
+            is not 0, 1, 2, ..., an image that is named twice, labels of another size than their image or that are masks
+            without instances.
+        SlideOpenError: a file that is no 8-bit colour image, or is unreadable.
+        AnnotationError: a table or a label image that cannot be read.
+    """
+    if path is None:
+        raise ConfigError("no data is given", code="bad_counts", remedy="data=FOLDER, or data=training.h5")
+    path, table = Path(path), Path(counts) if counts is not None else None
+    for given in (path, table):
+        if given is not None and not given.exists():
+            raise ConfigError(
+                f"{given} does not exist", code="bad_counts", remedy="mind the folder that it is meant from"
+            )
+    if path.suffix.lower() in (".csv", ".tsv") and path.is_file():
+        path, table = path.parent, table or path
+    stack = path if path.is_file() else path / TRAINING
+    if stack.is_file() and stack.suffix.lower() in SUFFIXES:
+        rows, warnings = read_stack(stack, table)
+        return _gathered("lysto", [_counted(row, source) for row, source in rows], warnings)
+    if not path.is_dir():
+        raise ConfigError(
+            f"{path} is neither a folder nor an HDF5 file ({', '.join(SUFFIXES)})",
+            code="bad_counts",
+            remedy="give the folder that holds the images",
+        )
+    return _from_folder(path, table, mpp)
+
+
+def _from_folder(folder: Path, table: Path | None, mpp: float | None) -> CountingData:
+    table = table or next((folder / name for name in TABLES if (folder / name).is_file()), None)
+    files = image_files(folder)
+    truths = {path: labels_of(path, folder) for path in files}
+    opened = {path: ImageFile.open(path) for path in files}
+    if table is not None:
+        rows = rows_of_table(table, files)
+    else:
+        rows = rows_of_labels([image for image, _ in opened.values()], truths, folder)
+    images = [_counted(replace(row, image=path.name), opened[path][0], truths[path]) for path, row in rows.items()]
+    warnings = _other_mpp({path.name: own for path, (_, own) in opened.items() if own is not None}, mpp)
+    return _gathered("labels" if table is None else "table", images, warnings)
+
+
+def _counted(row: Row, source: PixelSource, truth: Path | None = None) -> CountedImage:
+    assert row.image is not None
+    assert row.count is not None
+    return CountedImage(row.image, row.count, source, row.patient, row.slide, row.organ, row.split, truth)
+
+
+def _other_mpp(said: Mapping[str, float], mpp: float | None) -> list[str]:
+    """What to warn of: image name -> um per px that its file says."""
+    other = {name: own for name, own in said.items() if mpp is not None and abs(own - mpp) > OTHER_MPP * mpp}
+    if not other:
+        return []
+    name, own = next(iter(other.items()))
+    return [f"{len(other)} of the images say another resolution than {mpp:g} um/px: {name} has {own:.4g}"]
+
+
+def _gathered(kind: Kind, images: Sequence[CountedImage], warnings: Sequence[str]) -> CountingData:
+    if not images:
+        raise ConfigError("there are no images", code="bad_counts", remedy="give data with at least one image")
+    total = sum(3 * width * height for width, height in (image.source.size for image in images))
+    kept = tuple(replace(image, keep=total < KEPT_BYTES) for image in images)
+    if len({image.count for image in images}) == 1:
+        said = f"all {len(images)} images have the count {images[0].count}: there is nothing to learn from them"
+        warnings = [*warnings, said]
+    return CountingData(kept, kind, tuple(warnings))

@@ -1,0 +1,180 @@
+"""One encoder and the heads of the three stages.
+
+Feature maps: level 1 of the encoder has a cell for every 4 x 4 px, and all heads but the mask's speak in these cells.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self, cast
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from wsikit.methods.counting.config import LYSTO_EDGES, Config
+from wsikit.methods.counting.instances import STRIDE, Windows
+from wsikit.nn.pyramid import FeatureEncoder
+from wsikit.nn.unet import MaskDecoder
+
+Stage = Literal["counter", "instances", "segmenter"]
+WIDTH = 64
+"""Channels of the density neck and hidden units of the heads."""
+FINEST = 1
+"""Level of the encoder with a cell every 4 px."""
+DENSITY_LEVELS = 2
+INSTANCE_LEVELS = 2
+"""Levels that windows are described by, from the finest on: strides 4 and 8. Coarser ones see far past a cell."""
+EMPTY = -6.0
+"""First bias of the density: softplus of it is 0.0025 cells, so that training begins with nearly empty images."""
+
+
+class DensityHead(nn.Module):
+    """(N, h, w) expected cells in every cell of the finest map: non-negative, and their sum is the count.
+
+    Coarse levels are brought to the finest one top down, as in feature pyramids (Lin et al. 2017).
+    """
+
+    def __init__(self, channels: list[int]) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(count, WIDTH, 1) for count in channels)
+        self.smooth = nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.BatchNorm2d(WIDTH), nn.ReLU())
+        self.out = nn.Conv2d(WIDTH, 1, 1)
+        nn.init.normal_(self.out.weight, std=0.01)
+        nn.init.constant_(cast(torch.Tensor, self.out.bias), EMPTY)
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """Levels, finest first."""
+        joined = self.lateral[-1](features[-1])
+        for lateral, level in zip(self.lateral[-2::-1], features[-2::-1], strict=True):
+            joined = lateral(level) + functional.interpolate(joined, size=level.shape[-2:], mode="nearest")
+        # (N, 1, h, w) -> (N, h, w)
+        return functional.softplus(self.out(self.smooth(joined)).squeeze(1).float())
+
+
+class PooledHead(nn.Module):
+    """One number of an image from its coarsest level, average and maximum pooled, as published."""
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.BatchNorm1d(channels),
+            nn.Dropout(0.25),
+            nn.ReLU(),
+            nn.Linear(channels, WIDTH),
+            nn.BatchNorm1d(WIDTH),
+            nn.Dropout(0.5),
+            nn.Linear(WIDTH, outputs),
+        )
+
+    def forward(self, coarsest: torch.Tensor) -> torch.Tensor:
+        """(N, C, h, w) -> (N, outputs)."""
+        pooled = coarsest.mean(dim=(2, 3)) + coarsest.amax(dim=(2, 3))
+        return cast(torch.Tensor, self.layers(pooled.float()))
+
+
+class CountingNet(nn.Module):
+    """Encoder, counter, instance classifier and mask decoder. Takes (N, 3, H, W) RGB in [0, 1]."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.encoder = FeatureEncoder(config.encoder)
+        if self.encoder.strides[FINEST] != STRIDE:
+            raise AssertionError(f"{config.encoder}: level {FINEST} has stride {self.encoder.strides[FINEST]}")
+        channels = list(self.encoder.channels)
+        self.windows = Windows.of(config.instances, config.mpp)
+        density = config.counter.head == "density"
+        self.density = DensityHead(channels[FINEST : FINEST + DENSITY_LEVELS]) if density else None
+        self.pooled = None if density else PooledHead(channels[-1], 1)
+        self.bins = PooledHead(channels[-1], len(LYSTO_EDGES) + 1) if config.counter.bins else None
+        self.described = sum(channels[FINEST : FINEST + INSTANCE_LEVELS])
+        self.instance = nn.Sequential(nn.Linear(self.described, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 1))
+        self.decoder = MaskDecoder(self.encoder, classes=1) if config.segmenter.enabled else None
+        self._stage: Stage = "counter"
+        self._trained: list[nn.Module] | None = None
+        self.encoder_facts: dict[str, object] = {}
+
+    def stage(self, stage: Stage) -> Self:
+        """Train the parts of a stage only; all others are frozen, their batch-norm statistics included."""
+        self._stage = stage
+        parts: dict[Stage, list[nn.Module | None]] = {
+            "counter": [self.encoder, self.density, self.pooled, self.bins],
+            "instances": [self.instance],
+            "segmenter": [self.decoder],
+        }
+        self.requires_grad_(False)
+        self._trained = [part for part in parts[stage] if part is not None]
+        for part in self._trained:
+            part.requires_grad_(True)
+        return self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Only what the stage trains leaves eval mode: a frozen encoder's running statistics must not drift."""
+        if self._trained is None:
+            return super().train(mode)
+        super().train(False)
+        self.training = mode
+        for part in self._trained:
+            part.train(mode)
+        return self
+
+    def features(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Levels of the encoder, finest first; without gradients where the stage does not train it."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self._stage == "counter"):
+            return cast(list[torch.Tensor], self.encoder(x))
+
+    def count(self, features: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(N,) counts, and (N, bins) logits where bins are learned."""
+        bins = None if self.bins is None else self.bins(features[-1])
+        cells = self.density_map(features)
+        if cells is not None:
+            return cells.sum(dim=(1, 2)), bins
+        assert self.pooled is not None
+        return torch.relu(self.pooled(features[-1]).squeeze(1)), bins
+
+    def density_map(self, features: list[torch.Tensor]) -> torch.Tensor | None:
+        """(N, h, w) expected cells in every 4 x 4 px; None where the counter is pooled."""
+        return None if self.density is None else cast(torch.Tensor, self.density(features[FINEST : FINEST + DENSITY_LEVELS]))
+
+    def described_cells(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """(N, C, h, w) what windows are described by, before they are averaged."""
+        fine, *coarse = features[FINEST : FINEST + INSTANCE_LEVELS]
+        return torch.cat([fine, *(functional.interpolate(c, size=fine.shape[-2:], mode="nearest") for c in coarse)], 1)
+
+    def window_vectors(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """(N, C, h - t + 1, w - t + 1) mean of the described cells in the window that begins at each cell."""
+        return functional.avg_pool2d(self.described_cells(features).float(), self.windows.tile, stride=1)
+
+    def instance_logits(self, vectors: torch.Tensor) -> torch.Tensor:
+        """(..., C) -> (...)."""
+        return cast(torch.Tensor, self.instance(vectors).squeeze(-1))
+
+    def heat(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """(N, h, w) probability of a cell: in each cell of the map the mean over all windows that hold it.
+
+        A window's score is a function of the mean over its cells, so all of them come from one pass of the encoder, and
+        each is what that window alone would get.
+        """
+        # (N, C, h', w') -> (N, h', w', C) -> (N, 1, h', w')
+        scores = torch.sigmoid(self.instance_logits(self.window_vectors(features).permute(0, 2, 3, 1)))[:, None]
+        tile = self.windows.tile
+        kernel = torch.ones(1, 1, tile, tile, device=scores.device)
+        total = functional.conv_transpose2d(scores, kernel)
+        return (total / functional.conv_transpose2d(torch.ones_like(scores[:1]), kernel)).squeeze(1)
+
+    def mask_logits(self, features: list[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
+        """(N, H, W) for images of ``size`` (H, W)."""
+        assert self.decoder is not None
+        return cast(torch.Tensor, self.decoder(size, features)).squeeze(1)
+
+
+def build_model(config: Config) -> CountingNet:
+    """The network with random weights, but the encoder's where ``config.weights`` names some.
+
+    Raises:
+        ConfigError: an architecture or weights that are not there.
+    """
+    from wsikit.nn.pyramid import load_weights
+
+    model = CountingNet(config)
+    model.encoder_facts = load_weights(model.encoder, config.weights)
+    return model

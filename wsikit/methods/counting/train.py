@@ -1,0 +1,353 @@
+"""Training: counter, instance classifier, pseudo masks, segmenter, one after another over one encoder.
+
+Each stage is a ``wsikit.training.fit`` in a folder of its own, so that a training which was ended goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from wsikit.methods.counting.batches import of_one_shape, recoloured, tensor, turned
+from wsikit.methods.counting.config import LYSTO_EDGES, Config
+from wsikit.methods.counting.data import CountedImage, CountingData, read_counts
+from wsikit.methods.counting.instances import Selection, count_threshold, select, windows_per_cell
+from wsikit.methods.counting.losses import count_loss, dice_loss
+from wsikit.methods.counting.model import CountingNet, build_model
+from wsikit.methods.counting.pseudo import colour_level, pseudo_mask
+from wsikit.metrics import bin_counts, quadratic_weighted_kappa
+from wsikit.nn.device import choose_device
+from wsikit.training.fit import Fitted, Watch, fit
+from wsikit.training.splits import Member, Splits, split_members
+
+DENSITY_EPOCHS = 2
+"""First epochs of stage 2 rank windows by the counter's density: a classifier that has learned nothing ranks at
+random."""
+Images = list[CountedImage]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Windowed:
+    """The windows of some images, in row order, image after image."""
+
+    vectors: torch.Tensor
+    """(N, C) on the CPU."""
+    density: NDArray[np.float32]
+    """(N,) cells that the counter sees in each window; NaN where it has no map."""
+    images: NDArray[np.int64]
+    """(N,) index of the image."""
+    counts: tuple[int, ...]
+    """Of the images."""
+
+
+class Training:
+    """What the stages share.
+
+    Args:
+        config: of the training.
+        out: folder for stages and checkpoint.
+        model: with the encoder's weights.
+        watch: is told of every step.
+    """
+
+    def __init__(self, config: Config, out: Path, model: CountingNet, watch: Watch | None) -> None:
+        self.config, self.out, self.watch = config, out, watch
+        self.device = choose_device(config.device)
+        self.model = model.to(self.device)
+        self.data, self.splits = split_data(config)
+        self.per_cell = windows_per_cell(config.instances, config.mpp)
+
+    def images(self, split: str) -> Images:
+        """Of a split."""
+        return [self.data[i] for i in self.splits.of(split)]
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What a training that goes on must share with the one that began."""
+        told = self.config.model_dump(mode="json", exclude={"data", "counts", "device"})
+        return {"config": told, "data": self.data.digest, "encoder": dict(self.model.encoder_facts)}
+
+    def _fit(self, stage: str, **options: Any) -> Fitted:
+        return fit(
+            self.model,
+            out=self.out / stage,
+            seed=self.config.seed,
+            device=self.device,
+            identity=self.identity | {"stage": stage},
+            watch=self.watch,
+            **options,
+        )
+
+    # Stage 1
+
+    def count(self) -> Fitted:
+        """Learn to count."""
+        self.model.stage("counter")
+        train, validation = self.images("train"), self.images("validation")
+
+        def batches(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            rng = np.random.default_rng([self.config.seed, epoch])
+            order = self._order(train, epoch, rng)
+            for indices in of_one_shape(train, order, self.config.counter.recipe.batch_size):
+                pixels = [train[i].read() for i in indices]
+                if self.config.counter.augment:
+                    pixels = recoloured(turned(pixels, None, rng)[0], self.config.stain, rng)
+                counts = torch.tensor([float(train[i].count) for i in indices], device=self.device)
+                yield tensor(pixels, self.device), counts
+
+        return self._fit(
+            "counter",
+            step=self._count_step,
+            train=batches,
+            validate=lambda: counted(validation, self.counts_of(validation)),
+            monitor="mae",
+            better="lower",
+            recipe=self.config.counter.recipe,
+        )
+
+    def _count_step(self, batch: tuple[torch.Tensor, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        pixels, counts = batch
+        found, bins = self.model.count(self.model.features(pixels))
+        loss = count_loss(found, counts, self.config.counter.loss)
+        if bins is None:
+            return {"loss": loss}
+        edges = torch.tensor(LYSTO_EDGES, device=counts.device)
+        of_bin = functional.cross_entropy(bins, torch.bucketize(counts.long(), edges, right=True))
+        return {"loss": loss + of_bin, "count": loss, "bin": of_bin}
+
+    def _order(self, images: Images, epoch: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Every image once; with ``hard``, so many of them give way to images with the largest errors."""
+        order = rng.permutation(len(images))
+        replaced = round(self.config.counter.hard * len(images))
+        if not replaced or not epoch:
+            return order
+        # scored anew with what was learned, so that going on after an end needs no memory of the epoch before
+        errors = np.abs(self.counts_of(images) - np.array([image.count for image in images]))
+        self.model.train()
+        hardest = np.argsort(-errors, kind="stable")[:replaced]
+        return np.asarray(rng.permutation(np.concatenate([order[replaced:], hardest])))
+
+    @torch.no_grad()
+    def counts_of(self, images: Images) -> NDArray[np.float64]:
+        """(N,) counts that the model finds."""
+        self.model.eval()
+        found = np.zeros(len(images))
+        for indices in of_one_shape(images, range(len(images)), self.config.counter.recipe.batch_size):
+            counts, _ = self.model.count(self.model.features(tensor([images[i].read() for i in indices], self.device)))
+            found[indices] = counts.cpu().numpy()
+        return found
+
+    # Stage 2
+
+    def classify(self) -> Fitted:
+        """Learn which windows hold a cell."""
+        self.model.stage("instances")
+        train, validation = self.windows_of(self.images("train")), self.windows_of(self.images("validation"))
+
+        def batches(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            rng = np.random.default_rng([self.config.seed, epoch])
+            chosen = self.selected(train, epoch, rng)
+            rows = np.concatenate([chosen.positive, chosen.negative])
+            targets = np.repeat([1.0, 0.0], [len(chosen.positive), len(chosen.negative)])
+            order = rng.permutation(len(rows))
+            size = self.config.instances.recipe.batch_size
+            for start in range(0, len(order), size):
+                part = order[start : start + size]
+                yield (
+                    train.vectors[torch.from_numpy(rows[part])].to(self.device),
+                    torch.from_numpy(targets[part]).float().to(self.device),
+                )
+
+        def step(batch: tuple[torch.Tensor, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+            logits = self.model.instance_logits(batch[0])
+            return {"loss": functional.binary_cross_entropy_with_logits(logits, batch[1])}
+
+        def validate() -> Mapping[str, float]:
+            threshold = count_threshold(self.scores(train), train.counts, self.per_cell)
+            above = np.bincount(validation.images, self.scores(validation) >= threshold, len(validation.counts))
+            return counted(self.images("validation"), above / self.per_cell)
+
+        return self._fit(
+            "instances",
+            step=step,
+            train=batches,
+            validate=validate,
+            monitor="mae",
+            better="lower",
+            recipe=self.config.instances.recipe,
+        )
+
+    @torch.no_grad()
+    def windows_of(self, images: Images) -> Windowed:
+        """All training windows of images, described by the frozen encoder."""
+        self.model.eval()
+        vectors, density, owners = [], [], []
+        for index, image in enumerate(images):
+            features = self.model.features(tensor([image.read()], self.device))
+            # (1, C, h', w') -> (C, h', w')
+            dense = self.model.window_vectors(features)[0]
+            rows, columns = self.model.windows.grid(*self.model.described_cells(features).shape[-2:])
+            at = np.ix_(rows, columns)
+            vectors.append(dense[:, at[0], at[1]].flatten(1).T.cpu())
+            density.append(self._window_density(features)[at].ravel())
+            owners.append(np.full(len(rows) * len(columns), index))
+        counts = tuple(image.count for image in images)
+        return Windowed(torch.cat(vectors), np.concatenate(density), np.concatenate(owners), counts)
+
+    def _window_density(self, features: list[torch.Tensor]) -> NDArray[np.float32]:
+        """(h', w') cells in the window that begins at each cell of the map."""
+        cells = self.model.density_map(features)
+        tile = self.model.windows.tile
+        if cells is None:
+            height, width = self.model.described_cells(features).shape[-2:]
+            return np.full((height - tile + 1, width - tile + 1), np.nan, np.float32)
+        summed = functional.avg_pool2d(cells[:, None], tile, stride=1)[0, 0] * tile**2
+        return np.asarray(summed.cpu().numpy())
+
+    def scores(self, windows: Windowed) -> NDArray[np.float32]:
+        """(N,) probability of a cell in each window."""
+        with torch.no_grad():
+            logits = self.model.instance_logits(windows.vectors.to(self.device))
+            return np.asarray(torch.sigmoid(logits).cpu().numpy())
+
+    def selected(self, windows: Windowed, epoch: int, rng: np.random.Generator) -> Selection:
+        """What an epoch learns from."""
+        by_density = epoch < DENSITY_EPOCHS and not np.isnan(windows.density).any()
+        return select(
+            windows.density if by_density else self.scores(windows),
+            windows.images,
+            windows.counts,
+            per_cell=self.per_cell,
+            config=self.config.instances,
+            rng=rng,
+        )
+
+    # Stage 3
+
+    def thresholds(self) -> dict[str, float]:
+        """Of heat and colour, taken from the training images."""
+        train = self.images("train")
+        asked = self.config.pseudo.threshold
+        if asked == "counts":
+            windows = self.windows_of(train)
+            asked = count_threshold(self.scores(windows), windows.counts, self.per_cell)
+        level = colour_level((image.read() for image in train), self.config.pseudo)
+        return {"heat": float(asked), "colour": level}
+
+    @torch.no_grad()
+    def pseudo_masks(self, images: Images, thresholds: Mapping[str, float]) -> list[NDArray[np.bool_]]:
+        """(H, W) of each image; an image whose label says that it has no cells has none in its mask."""
+        self.model.eval()
+        masks = []
+        for image in images:
+            pixels = image.read()
+            if not image.count:
+                masks.append(np.zeros(pixels.shape[:2], np.bool_))
+                continue
+            heat = self.model.heat(self.model.features(tensor([pixels], self.device)))[0].cpu().numpy()
+            masks.append(
+                pseudo_mask(
+                    heat,
+                    pixels,
+                    threshold=thresholds["heat"],
+                    level=thresholds["colour"],
+                    config=self.config.pseudo,
+                    mpp=self.config.mpp,
+                )
+            )
+        return masks
+
+    def segment(self, thresholds: Mapping[str, float]) -> Fitted:
+        """Learn the pseudo masks."""
+        self.model.stage("segmenter")
+        train, validation = self.images("train"), self.images("validation")
+        masks, held_out = self.pseudo_masks(train, thresholds), self.pseudo_masks(validation, thresholds)
+
+        def batches(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            rng = np.random.default_rng([self.config.seed, epoch])
+            for indices in of_one_shape(train, rng.permutation(len(train)), self.config.segmenter.recipe.batch_size):
+                pixels, targets = turned([train[i].read() for i in indices], [masks[i] for i in indices], rng)
+                assert targets is not None
+                pixels = recoloured(pixels, self.config.stain, rng)
+                yield tensor(pixels, self.device), torch.from_numpy(np.stack(targets)).float().to(self.device)
+
+        def step(batch: tuple[torch.Tensor, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+            return {
+                "loss": dice_loss(self.model.mask_logits(self.model.features(batch[0]), batch[1].shape[-2:]), batch[1])
+            }
+
+        def validate() -> Mapping[str, float]:
+            both = either = 0.0
+            for image, mask in zip(validation, held_out, strict=True):
+                pixels = tensor([image.read()], self.device)
+                found = self.model.mask_logits(self.model.features(pixels), mask.shape)[0].cpu().numpy() > 0
+                both, either = both + 2.0 * (found & mask).sum(), either + float(found.sum() + mask.sum())
+            return {"pseudo_dice": both / either if either else 1.0}
+
+        return self._fit(
+            "segmenter",
+            step=step,
+            train=batches,
+            validate=validate,
+            monitor="pseudo_dice",
+            better="higher",
+            recipe=self.config.segmenter.recipe,
+        )
+
+
+def counted(images: Images, found: NDArray[np.float64]) -> dict[str, float]:
+    """Mean absolute error of counts, and quadratically weighted kappa of LYSTO's bins."""
+    truth = np.array([image.count for image in images])
+    bins = [bin_counts(np.rint(values).astype(np.int64), LYSTO_EDGES) for values in (truth, found)]
+    kappa = quadratic_weighted_kappa(bins[0], bins[1], len(LYSTO_EDGES) + 1)
+    return {"mae": float(np.abs(found - truth).mean()), "kappa": kappa}
+
+
+def split_data(config: Config) -> tuple[CountingData, Splits]:
+    """All images, and which of them are for training, validation and test.
+
+    Raises ConfigError: no data, data that cannot be read, or a split that shares a patient.
+    """
+    data = read_counts(config.data, counts=config.counts)
+    shares = {
+        "train": 1 - config.validation_share - config.test_share,
+        "validation": config.validation_share,
+        "test": config.test_share,
+    }
+    members = [Member(image.name, image.patient, image.slide, image.split) for image in data]
+    return data, split_members(members, shares, config.seed)
+
+
+def train(config: Config, out: Path, watch: Watch | None = None) -> Path:
+    """Train all stages and write ``counting.safetensors`` with its card; goes on where an earlier call was ended.
+
+    Args:
+        config: of the training; ``data`` must be given.
+        out: folder for it all.
+        watch: is told of every step.
+
+    Returns:
+        The path of the checkpoint.
+
+    Raises:
+        ConfigError: data that cannot be learned from, a split that shares a patient, an encoder without its weights, or
+            a folder that holds another training (code other_training).
+        OutputError: the disk refuses.
+    """
+    from wsikit.methods.counting.packing import pack
+
+    torch.manual_seed(config.seed)
+    training = Training(config, out, build_model(config), watch)
+    fitted = {"counter": training.count(), "instances": training.classify()}
+    thresholds = training.thresholds()
+    if config.segmenter.enabled:
+        fitted["segmenter"] = training.segment(thresholds)
+    return pack(training, fitted, thresholds)
