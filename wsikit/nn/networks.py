@@ -54,15 +54,8 @@ class Network:
         return self._timm() if self.architecture else _scripted(self.weights)
 
     def _timm(self) -> torch.nn.Module:
-        import torch
-
         module = build(self.architecture, json.loads(self.arguments))
-        state = backbone(read_state(self.weights), module.state_dict().keys())
-        # timm keeps how foreign names become its own beside each family of networks
-        convert = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
-        with torch.inference_mode():
-            state = convert(state, module) if convert else state
-        fill(module, _without_head(state, module), self.weights.name)
+        fill(module, _without_head(timm_state(self.weights, module), module), self.weights.name)
         filled: torch.nn.Module = module.to(memory_format=torch.channels_last)
         return filled
 
@@ -79,6 +72,21 @@ def build(architecture: str, arguments: Mapping[str, Any]) -> Any:
         return timm.create_model(architecture, pretrained=False, num_classes=0, **arguments)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise ConfigError(f"timm cannot build {architecture!r} with {dict(arguments)}: {error}") from error
+
+
+def timm_state(path: Path, module: Any) -> dict[str, torch.Tensor]:
+    """The tensors of a file of weights under the names of a timm network.
+
+    Raises:
+        ConfigError: no whole file of tensors.
+    """
+    import torch
+
+    state = backbone(read_state(path), module.state_dict().keys())
+    # timm keeps how foreign names become its own beside each family of networks
+    convert = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
+    with torch.inference_mode():
+        return convert(state, module) if convert else state
 
 
 def _without_head(state: Mapping[str, Any], module: Any) -> dict[str, Any]:
@@ -113,13 +121,14 @@ def find_network(spec: str) -> tuple[Network, Preprocess]:
             code="bad_weights",
             remedy=f"name the timm architecture before it: -m ARCHITECTURE:{spec}",
         )
-    _known(architecture)
-    weights = Path(file) if colon else _cached(architecture)
+    known(architecture)
+    weights = Path(file) if colon else cached(architecture)
     network = Network(architecture, weights.absolute(), sha256(weights), architecture)
     return network, preprocess(build(architecture, {}).pretrained_cfg)
 
 
-def _known(architecture: str) -> None:
+def known(architecture: str) -> None:
+    """Raise UnknownNameError, with the nearest names, for what is no architecture of timm's."""
     import difflib
 
     import timm
@@ -134,8 +143,12 @@ def _known(architecture: str) -> None:
     )
 
 
-def _cached(architecture: str) -> Path:
-    """The pretrained weights of an architecture where an earlier download left them."""
+def cached(architecture: str) -> Path:
+    """The pretrained weights of an architecture where an earlier download left them.
+
+    Raises:
+        ConfigError: they are not on this machine (code no_weights).
+    """
     import timm
     import torch
     from huggingface_hub import try_to_load_from_cache
@@ -167,7 +180,7 @@ def _from_folder(folder: Path) -> tuple[Network, Preprocess]:
             remedy='it needs "architecture", such as {"architecture": "vit_small_patch16_224"}; a folder of the '
             "transformers library must be converted",
         )
-    _known(architecture)
+    known(architecture)
     arguments = dict(config.get("model_args") or {})
     if config.get("global_pool"):
         arguments["global_pool"] = config["global_pool"]
