@@ -104,6 +104,9 @@ class Config(_Part):
     """Of the images that choose the epoch."""
     encoder: str = "tf_efficientnet_lite0"
     """timm architecture."""
+    depth: int = Field(default=3, ge=2, le=5)
+    """Levels of it that are used, each with half the resolution of the one before. Three see about 70 px around a
+    place: enough for a cell, and too little to put it elsewhere."""
     weights: str = "imagenet"
     """imagenet, none (random), or a file of the architecture's weights."""
     counter: Counter = Counter()

@@ -1,6 +1,8 @@
 """One encoder and the heads of the three stages.
 
-Feature maps: level 1 of the encoder has a cell for every 4 x 4 px, and all heads but the mask's speak in these cells.
+The encoder is shallow: what a place is said to hold depends on some 70 px around it and on nothing further away. So a
+density has to lie where the cells are, windows of a slide agree with each other, and counts add up. All heads but the
+mask's speak in cells of 4 x 4 px.
 """
 
 from __future__ import annotations
@@ -19,9 +21,6 @@ from wsikit.nn.unet import MaskDecoder
 Stage = Literal["counter", "instances", "segmenter"]
 WIDTH = 64
 """Channels of the density neck and hidden units of the heads."""
-FINEST = 1
-"""Level of the encoder with a cell every 4 px."""
-DENSITY_LEVELS = 2
 INSTANCE_LEVELS = 2
 """Levels that windows are described by, from the finest on: strides 4 and 8. Coarser ones see far past a cell."""
 EMPTY = -6.0
@@ -77,16 +76,16 @@ class CountingNet(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.encoder = FeatureEncoder(config.encoder)
-        if self.encoder.strides[FINEST] != STRIDE:
-            raise AssertionError(f"{config.encoder}: level {FINEST} has stride {self.encoder.strides[FINEST]}")
+        self.encoder = FeatureEncoder(config.encoder, depth=config.depth)
+        self.finest = self.encoder.strides.index(STRIDE)
+        """Level of the encoder with a cell every 4 px."""
         channels = list(self.encoder.channels)
         self.windows = Windows.of(config.instances, config.mpp)
         density = config.counter.head == "density"
-        self.density = DensityHead(channels[FINEST : FINEST + DENSITY_LEVELS]) if density else None
+        self.density = DensityHead(channels[self.finest :]) if density else None
         self.pooled = None if density else PooledHead(channels[-1], 1)
         self.bins = PooledHead(channels[-1], len(LYSTO_EDGES) + 1) if config.counter.bins else None
-        self.described = sum(channels[FINEST : FINEST + INSTANCE_LEVELS])
+        self.described = sum(channels[self.finest : self.finest + INSTANCE_LEVELS])
         self.instance = nn.Sequential(nn.Linear(self.described, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 1))
         self.decoder = MaskDecoder(self.encoder, classes=1) if config.segmenter.enabled else None
         self._stage: Stage = "counter"
@@ -133,11 +132,11 @@ class CountingNet(nn.Module):
 
     def density_map(self, features: list[torch.Tensor]) -> torch.Tensor | None:
         """(N, h, w) expected cells in every 4 x 4 px; None where the counter is pooled."""
-        return None if self.density is None else cast(torch.Tensor, self.density(features[FINEST : FINEST + DENSITY_LEVELS]))
+        return None if self.density is None else cast(torch.Tensor, self.density(features[self.finest :]))
 
     def described_cells(self, features: list[torch.Tensor]) -> torch.Tensor:
         """(N, C, h, w) what windows are described by, before they are averaged."""
-        fine, *coarse = features[FINEST : FINEST + INSTANCE_LEVELS]
+        fine, *coarse = features[self.finest : self.finest + INSTANCE_LEVELS]
         return torch.cat([fine, *(functional.interpolate(c, size=fine.shape[-2:], mode="nearest") for c in coarse)], 1)
 
     def window_vectors(self, features: list[torch.Tensor]) -> torch.Tensor:
@@ -149,17 +148,15 @@ class CountingNet(nn.Module):
         return cast(torch.Tensor, self.instance(vectors).squeeze(-1))
 
     def heat(self, features: list[torch.Tensor]) -> torch.Tensor:
-        """(N, h, w) probability of a cell: in each cell of the map the mean over all windows that hold it.
+        """(N, h, w) probability of a cell: in each cell of the map that of the surest window which holds it.
 
         A window's score is a function of the mean over its cells, so all of them come from one pass of the encoder, and
         each is what that window alone would get.
         """
-        # (N, C, h', w') -> (N, h', w', C) -> (N, 1, h', w')
-        scores = torch.sigmoid(self.instance_logits(self.window_vectors(features).permute(0, 2, 3, 1)))[:, None]
-        tile = self.windows.tile
-        kernel = torch.ones(1, 1, tile, tile, device=scores.device)
-        total = functional.conv_transpose2d(scores, kernel)
-        return (total / functional.conv_transpose2d(torch.ones_like(scores[:1]), kernel)).squeeze(1)
+        # (N, C, h', w') -> (N, h', w', C) -> (N, h', w')
+        scores = torch.sigmoid(self.instance_logits(self.window_vectors(features).permute(0, 2, 3, 1)))
+        around = self.windows.tile - 1
+        return functional.max_pool2d(functional.pad(scores, (around,) * 4), self.windows.tile, stride=1)
 
     def mask_logits(self, features: list[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
         """(N, H, W) for images of ``size`` (H, W)."""
