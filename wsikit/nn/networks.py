@@ -54,6 +54,8 @@ class Network:
         return self._timm() if self.architecture else _scripted(self.weights)
 
     def _timm(self) -> torch.nn.Module:
+        import torch
+
         module = build(self.architecture, json.loads(self.arguments))
         fill(module, _without_head(timm_state(self.weights, module), module), self.weights.name)
         filled: torch.nn.Module = module.to(memory_format=torch.channels_last)
