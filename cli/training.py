@@ -43,16 +43,21 @@ class Progress:
         begun = self._begun.setdefault(step.stage, time.monotonic())
         if self._live is not None:
             self._show(step, begun)
-        elif step.metrics:
-            print(f"{step.stage}: epoch {step.epoch + 1}/{step.epochs}  {_figures(step.metrics)}", flush=True)
+        elif _whole(step):
+            print(f"{step.stage}: epoch {step.epoch}/{step.epochs}  {_figures(step.metrics)}", flush=True)
 
     def _show(self, step: Step, begun: float) -> None:
         if step.stage not in self._bars:
             self._bars[step.stage] = self._live.add_task(step.stage, total=step.epochs, said="", left="")
-        done = step.epoch + (1 if step.metrics else step.step / step.steps if step.steps else 0)
-        said = {"said": _figures(step.metrics)} if step.metrics else {}
+        done = step.epoch if _whole(step) else step.epoch - 1 + (step.step / step.steps if step.steps else 0)
+        said = {"said": _figures(step.metrics)} if _whole(step) else {}
         left = time_left(time.monotonic() - begun, done, step.epochs)
         self._live.update(self._bars[step.stage], completed=done, left=left, **said)
+
+
+def _whole(step: Step) -> bool:
+    """Whether it is told of an epoch, not of a step in one."""
+    return "epoch" in step.metrics
 
 
 def _figures(metrics: Any) -> str:

@@ -22,10 +22,11 @@ def of_one_shape(images: Sequence[CountedImage], order: Iterable[int], size: int
     """Indices in batches of images of one shape, each batch in the order in which its images come."""
     waiting: dict[tuple[int, ...], list[int]] = {}
     for index in order:
-        batch = waiting.setdefault(images[index].read().shape, [])
+        shape = images[index].source.size
+        batch = waiting.setdefault(shape, [])
         batch.append(index)
         if len(batch) == size:
-            yield waiting.pop(images[index].read().shape)
+            yield waiting.pop(shape)
     yield from waiting.values()
 
 

@@ -41,7 +41,6 @@ def pack(training: Training, fitted: Mapping[str, Fitted], thresholds: Mapping[s
 def _card(training: Training, fitted: Mapping[str, Fitted], thresholds: Mapping[str, float]) -> MethodCard:
     config, splits = training.config, training.splits
     counts = [image.count for image in training.images("train")]
-    members = {name: [training.data[i].name for i in splits.of(name)] for name in ("train", "validation", "test")}
     facts: dict[str, Any] = {
         **thresholds,
         "windows_per_cell": training.per_cell,
@@ -59,7 +58,7 @@ def _card(training: Training, fitted: Mapping[str, Fitted], thresholds: Mapping[
         config=config.model_dump(mode="json"),
         encoder={"architecture": config.encoder, **training.model.encoder_facts},
         facts=facts,
-        split={"by": splits.grouped_by, "warnings": list(splits.warnings), **members},
+        split={**splits.record, "warnings": [*training.data.warnings, *splits.warnings]},
         training_data=f"{len(training.data)} images with counts ({training.data.kind})",
         licence="",
         metrics={"stages": {name: dict(one.metrics) for name, one in fitted.items()}},

@@ -61,7 +61,7 @@ class Training:
     def __init__(self, config: Config, out: Path, model: CountingNet, watch: Watch | None) -> None:
         self.config, self.out, self.watch = config, out, watch
         self.device = choose_device(config.device)
-        self.model = model.to(self.device)
+        self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.data, self.splits = split_data(config)
         self.per_cell = windows_per_cell(config.instances, config.mpp)
 
@@ -127,7 +127,7 @@ class Training:
         """Every image once; with ``hard``, so many of them give way to images with the largest errors."""
         order = rng.permutation(len(images))
         replaced = round(self.config.counter.hard * len(images))
-        if not replaced or not epoch:
+        if not replaced or epoch == 1:
             return order
         # scored anew with what was learned, so that going on after an end needs no memory of the epoch before
         errors = np.abs(self.counts_of(images) - np.array([image.count for image in images]))
@@ -220,7 +220,7 @@ class Training:
 
     def selected(self, windows: Windowed, epoch: int, rng: np.random.Generator) -> Selection:
         """What an epoch learns from."""
-        by_density = epoch < DENSITY_EPOCHS and not np.isnan(windows.density).any()
+        by_density = epoch <= DENSITY_EPOCHS and not np.isnan(windows.density).any()
         return select(
             windows.density if by_density else self.scores(windows),
             windows.images,
@@ -316,7 +316,7 @@ def split_data(config: Config) -> tuple[CountingData, Splits]:
 
     Raises ConfigError: no data, data that cannot be read, or a split that shares a patient.
     """
-    data = read_counts(config.data, counts=config.counts)
+    data = read_counts(config.data, counts=config.counts, mpp=config.mpp)
     shares = {
         "train": 1 - config.validation_share - config.test_share,
         "validation": config.validation_share,
