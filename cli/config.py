@@ -10,7 +10,12 @@ import typer
 config_app = typer.Typer(help="Configuration files.", no_args_is_help=True)
 
 
-USES = {"run.yaml": "run -c", "tile.yaml": "tile -c", "slurm.yaml": "run --cluster slurm --cluster-options"}
+USES = {
+    "run.yaml": "run -c {} -i SLIDES -o OUT",
+    "tile.yaml": "tile -c {} -i SLIDES -o OUT",
+    "counting.yaml": "train counting -c {} --data IMAGES -o OUT",
+    "slurm.yaml": "run --cluster slurm --cluster-options {} -i SLIDES -o OUT",
+}
 """Template -> how what is made of it is used."""
 
 
@@ -21,12 +26,15 @@ def config() -> None:
 
 @config_app.command("init")
 def init(
-    path: Annotated[Path, typer.Argument(help="File to write: run.yaml, tile.yaml or slurm.yaml.")] = Path("run.yaml"),
+    path: Annotated[
+        Path, typer.Argument(help="File to write: run.yaml, tile.yaml, counting.yaml or slurm.yaml.")
+    ] = Path("run.yaml"),
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace the file if it is there.")] = False,
 ) -> None:
     """Write a configuration file with every option, its default and what it means.
 
-    It is of `run`; one called tile.yaml is of `tile`, and slurm.yaml holds the options of a cluster.
+    It is of `run`; one called tile.yaml is of `tile`, counting.yaml of `train counting`, and slurm.yaml holds the
+    options of a cluster.
     """
     from importlib.resources import files
 
@@ -39,4 +47,4 @@ def init(
         path.write_text(files("wsikit.configs").joinpath(name).read_text("utf-8"), "utf-8")
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}") from error
-    print(f"wrote {path}; use it with: wsikit {USES[name]} {path} -i SLIDES -o OUT")
+    print(f"wrote {path}; use it with: wsikit {USES[name].format(path)}")

@@ -22,6 +22,7 @@ from .samples import samples
 from .status import status
 from .tile import tile
 from .tissue import tissue
+from .train import train
 from .verify import verify
 
 USAGE = 2
@@ -54,7 +55,8 @@ def _options(
     """Whole-slide images in, QuPath GeoJSON and OME-Zarr masks out."""
 
 
-for verb in (info, doctor, tissue, tile, run, embed, status, verify, report, evaluate, convert, models, samples):
+VERBS = (info, doctor, tissue, tile, run, embed, status, verify, report, train, evaluate, convert, models, samples)
+for verb in VERBS:
     typer_app.command()(verb)
 typer_app.add_typer(config_app, name="config")
 

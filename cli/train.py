@@ -24,7 +24,8 @@ def train(
     """Train a method; the same command goes on where an earlier one was ended.
 
     Images are split by patient where patients are known. The epoch is chosen on the validation images, and what the
-    checkpoint's card says was measured on test images that training never saw. `wsikit run -m METHOD:CHECKPOINT` runs it.
+    checkpoint's card says was measured on test images that training never saw. `wsikit run -m METHOD:CHECKPOINT` runs
+    it.
     """
     from wsikit.config import load_config
     from wsikit.predictors import METHODS

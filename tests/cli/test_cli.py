@@ -29,7 +29,7 @@ from wsikit.slides import open_slide
 
 VERBS = [
     *("info", "doctor", "tissue", "tile", "run", "embed", "status", "verify", "report"),
-    *("evaluate", "convert", "models", "samples", "config"),
+    *("train", "evaluate", "convert", "models", "samples", "config"),
 ]
 FAST = ["-n", "1", "--mpp-override", "0.5"]
 """One process: no dask to start."""
@@ -175,8 +175,8 @@ def test_a_run_writes_what_it_promises_and_running_again_keeps_it(
     answer = wsikit("run", "-i", slides, "-o", out, *FAST)
     assert answer.code == 0, answer.err
     assert f"report: {out / 'report.html'}" in answer.out
-    assert {p.name for p in out.iterdir()} == {"run.yaml", "summary.csv", "report.html", "one", "two"}
-    wanted = {"objects.geojson.gz", "masks.ome.zarr", "overview.png", "slide.json"}
+    assert {p.name for p in out.iterdir()} == {"run.yaml", "summary.csv", "regions.csv", "report.html", "one", "two"}
+    wanted = {"objects.geojson.gz", "masks.ome.zarr", "regions.csv", "overview.png", "slide.json"}
     assert {p.name for p in (out / "one").iterdir()} == wanted
     before = state(out / "one")
 

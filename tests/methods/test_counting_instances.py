@@ -110,8 +110,8 @@ def test_without_empty_images_negatives_are_the_lowest_windows() -> None:
         < scores[chosen.positive[images[chosen.positive] == i]].min()
         for i in range(12)
     )
+    config = Instances(negatives="zero")
     with pytest.raises(ConfigError, match="without cells"):
-        config = Instances(negatives="zero")
         select(scores, images, counts, per_cell=2.0, config=config, rng=np.random.default_rng(0))
 
 

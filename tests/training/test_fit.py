@@ -274,3 +274,16 @@ def test_a_best_epoch_is_what_validation_sees(tmp_path: Path) -> None:
     x, y = examples(2)
     with torch.inference_mode():
         assert float((model(x) - y).abs().mean()) == fitted.metrics["mae"]
+
+
+def test_weights_that_lie_channels_last_in_memory_are_kept(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()).to(memory_format=torch.channels_last)
+    fitted = train(
+        model,
+        tmp_path,
+        recipe(epochs=1),
+        step=lambda pixels: {"loss": model(pixels).square().mean()},
+        train=lambda epoch: [torch.ones(2, 3, 5, 5)],
+        validate=lambda: {"mae": 1.0},
+    )
+    assert fitted.path.is_file()

@@ -62,7 +62,7 @@ class Kept:
         from safetensors.torch import save
 
         if best and self.best:
-            replace_file(out / BEST, save(self.best_weights))
+            replace_file(out / BEST, save({name: weight.contiguous() for name, weight in self.best_weights.items()}))
         replace_file(out / CSV, as_csv(self.history))
         if curves:
             replace_file(out / CURVES, draw_curves(self.history, monitor=monitor, best=self.best, title=out.name))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ def turned(
     turn = int(rng.integers(2))
     flips = rng.integers(2, size=(len(images), 2)) * -2 + 1
 
-    def one(array: NDArray, flip: NDArray[np.int64]) -> NDArray:
+    def one(array: NDArray[Any], flip: NDArray[np.int64]) -> NDArray[Any]:
         moved = array[:: flip[0], :: flip[1]]
         return moved.swapaxes(0, 1) if turn else moved
 

@@ -53,14 +53,14 @@ class Instances(_Part):
     negatives: Literal["auto", "zero", "lowest"] = "auto"
     """Where negatives come from: zero, images without cells; lowest, the windows with the lowest scores of all images;
     auto, zero where there are such images, else lowest."""
-    recipe: Recipe = Recipe(epochs=15, batch_size=1024, learning_rate=1e-3)
+    recipe: Recipe = Recipe(epochs=30, batch_size=256, learning_rate=1e-3)
 
 
 class Pseudo(_Part):
     """From the heat map to the masks that stage 3 learns from."""
 
     threshold: Literal["counts"] | float = "counts"
-    """Of the heat map. counts: where windows above it are as many as the labels ask for; the original took 0.95."""
+    """Of the heat map. counts: where the masks fall into as many pieces as the labels count; the original took 0.95."""
     channel: Literal["value", "dab", "haematoxylin"] = "value"
     """What a pixel must be beside hot: dark (value of HSV), brown, or blue."""
     level: Literal["otsu"] | float = "otsu"
@@ -79,6 +79,8 @@ class Segmenter(_Part):
 
     enabled: bool = True
     """False ends after stage 2, and the model gives points."""
+    width: int = Field(default=64, ge=8)
+    """Channels of the decoder's coarsest block; each finer one has half."""
     recipe: Recipe = Recipe(epochs=20, batch_size=8, learning_rate=1e-3)
 
 
@@ -104,9 +106,9 @@ class Config(_Part):
     """Of the images that choose the epoch."""
     encoder: str = "tf_efficientnet_lite0"
     """timm architecture."""
-    depth: int = Field(default=3, ge=2, le=5)
-    """Levels of it that are used, each with half the resolution of the one before. Three see about 70 px around a
-    place: enough for a cell, and too little to put it elsewhere."""
+    depth: int = Field(default=4, ge=2, le=5)
+    """Levels of it that are used, each with half the resolution of the one before. The fewer, the better a density
+    lies on the cells; the more, the better it counts. Five know hardly where a cell is (docs/measured.md)."""
     weights: str = "imagenet"
     """imagenet, none (random), or a file of the architecture's weights."""
     counter: Counter = Counter()

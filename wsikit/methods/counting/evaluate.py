@@ -54,7 +54,7 @@ def look(predictor: Predictor, image: NDArray[np.uint8], mpp: float) -> Found:
         cells[first : first + -(-height // STRIDE), first : first + -(-width // STRIDE)].sum(dtype=np.float64)
     )
     centres = (said.moments[:, :2] / said.moments[:, 2:] + 0.5 if isinstance(said, Objects) else said.xy) - halo
-    inside = ((centres >= 0) & (centres < (width, height))).all(axis=1)
+    inside = np.asarray(((centres >= 0) & (centres < (width, height))).all(axis=1))
     order = np.flatnonzero(inside)[np.argsort(-said.scores[inside], kind="stable")]
     return Found(count, centres[order], _painted(said, inside, region, (height, width)))
 

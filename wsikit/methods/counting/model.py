@@ -1,8 +1,8 @@
 """One encoder and the heads of the three stages.
 
-The encoder is shallow: what a place is said to hold depends on some 70 px around it and on nothing further away. So a
-density has to lie where the cells are, windows of a slide agree with each other, and counts add up. All heads but the
-mask's speak in cells of 4 x 4 px.
+The encoder is cut off before its coarsest level: what a place is said to hold depends on what is near it. So a density
+has to lie where the cells are, windows of a slide agree with each other, and counts add up. All heads but the mask's
+speak in cells of 4 x 4 px.
 """
 
 from __future__ import annotations
@@ -23,15 +23,19 @@ WIDTH = 64
 """Channels of the density neck and hidden units of the heads."""
 INSTANCE_LEVELS = 2
 """Levels that windows are described by, from the finest on: strides 4 and 8. Coarser ones see far past a cell."""
-EMPTY = -6.0
-"""First bias of the density: softplus of it is 0.0025 cells, so that training begins with nearly empty images."""
+ONE = 0.5413
+"""First bias of the density: softplus of it is 1, so that training begins with the mean of the training images."""
 
 
 class DensityHead(nn.Module):
     """(N, h, w) expected cells in every cell of the finest map: non-negative, and their sum is the count.
 
-    Coarse levels are brought to the finest one top down, as in feature pyramids (Lin et al. 2017).
+    Coarse levels are brought to the finest one top down, as in feature pyramids (Lin et al. 2017). The map is a
+    multiple of ``scale``, the training images' mean: with plain cells, of which thousands are summed, learning took
+    three times as long.
     """
+
+    scale: torch.Tensor
 
     def __init__(self, channels: list[int]) -> None:
         super().__init__()
@@ -39,7 +43,8 @@ class DensityHead(nn.Module):
         self.smooth = nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.BatchNorm2d(WIDTH), nn.ReLU())
         self.out = nn.Conv2d(WIDTH, 1, 1)
         nn.init.normal_(self.out.weight, std=0.01)
-        nn.init.constant_(cast(torch.Tensor, self.out.bias), EMPTY)
+        nn.init.constant_(cast(torch.Tensor, self.out.bias), ONE)
+        self.register_buffer("scale", torch.ones(()))
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         """Levels, finest first."""
@@ -47,7 +52,7 @@ class DensityHead(nn.Module):
         for lateral, level in zip(self.lateral[-2::-1], features[-2::-1], strict=True):
             joined = lateral(level) + functional.interpolate(joined, size=level.shape[-2:], mode="nearest")
         # (N, 1, h, w) -> (N, h, w)
-        return functional.softplus(self.out(self.smooth(joined)).squeeze(1).float())
+        return functional.softplus(self.out(self.smooth(joined)).squeeze(1).float()) * self.scale
 
 
 class PooledHead(nn.Module):
@@ -74,6 +79,9 @@ class PooledHead(nn.Module):
 class CountingNet(nn.Module):
     """Encoder, counter, instance classifier and mask decoder. Takes (N, 3, H, W) RGB in [0, 1]."""
 
+    vector_mean: torch.Tensor
+    vector_scale: torch.Tensor
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.encoder = FeatureEncoder(config.encoder, depth=config.depth)
@@ -86,8 +94,11 @@ class CountingNet(nn.Module):
         self.pooled = None if density else PooledHead(channels[-1], 1)
         self.bins = PooledHead(channels[-1], len(LYSTO_EDGES) + 1) if config.counter.bins else None
         self.described = sum(channels[self.finest : self.finest + INSTANCE_LEVELS])
+        self.register_buffer("vector_mean", torch.zeros(self.described))
+        self.register_buffer("vector_scale", torch.ones(self.described))
         self.instance = nn.Sequential(nn.Linear(self.described, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 1))
-        self.decoder = MaskDecoder(self.encoder, classes=1) if config.segmenter.enabled else None
+        width = config.segmenter.width
+        self.decoder = MaskDecoder(self.encoder, classes=1, width=width) if config.segmenter.enabled else None
         self._stage: Stage = "counter"
         self._trained: list[nn.Module] | None = None
         self.encoder_facts: dict[str, object] = {}
@@ -145,7 +156,12 @@ class CountingNet(nn.Module):
 
     def instance_logits(self, vectors: torch.Tensor) -> torch.Tensor:
         """(..., C) -> (...)."""
-        return cast(torch.Tensor, self.instance(vectors).squeeze(-1))
+        return cast(torch.Tensor, self.instance((vectors - self.vector_mean) / self.vector_scale).squeeze(-1))
+
+    def standardise(self, vectors: torch.Tensor) -> None:
+        """Take mean and deviation of the training windows (N, C) for those of all windows."""
+        self.vector_mean.copy_(vectors.mean(dim=0))
+        self.vector_scale.copy_(vectors.std(dim=0).clamp(min=1e-6))
 
     def heat(self, features: list[torch.Tensor]) -> torch.Tensor:
         """(N, h, w) probability of a cell: in each cell of the map that of the surest window which holds it.

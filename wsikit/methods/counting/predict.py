@@ -112,7 +112,7 @@ class CellOutlines(_Counting):
         ids, polygons = outlines(labels)
         sums = moments(labels, len(polygons))
         total = np.bincount(labels.ravel(), probability.ravel(), len(polygons) + 1)[1:]
-        measured = {"Area um^2": sums[:, 2] * region.mpp**2}
+        measured = {"Area um^2": sums[:, 2].astype(np.float64) * region.mpp**2}
         scores = np.clip(total / np.maximum(sums[:, 2], 1), 0, 1)
         classes = np.zeros(len(ids), np.int64)
         return Objects(region, polygons, classes, scores, sums, measured, density=self.density_of(cells))
@@ -154,7 +154,7 @@ def mirrored(image: NDArray[np.uint8], region: Region, plane: Region) -> NDArray
 def _mirror(position: NDArray[np.int64], length: int) -> NDArray[np.int64]:
     """Positions on a line of ``length`` pixels that repeats itself mirrored, the border pixel included."""
     folded = np.mod(position, 2 * length)
-    return np.minimum(folded, 2 * length - 1 - folded)
+    return np.asarray(np.minimum(folded, 2 * length - 1 - folded))
 
 
 def separated(probability: NDArray[np.float32], config: Config, mpp: float) -> NDArray[np.int32]:
@@ -220,7 +220,7 @@ def _feed(weights: Path, digest: str, device: str) -> Feed:
     state, card = load_checkpoint(weights)
     network = CountingNet(Config.model_validate(card.config))
     fill(network, state, weights.name)
-    network.eval().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.eval().to(device).to(memory_format=torch.channels_last)
 
     def forward(pixels: torch.Tensor) -> torch.Tensor:
         features = network.features(pixels)
@@ -263,16 +263,11 @@ def load_predictor(
 
 
 def _check(card: MethodCard, path: Path, mpp: float | None) -> None:
-    if card.method != "counting" or card.version != VERSION:
-        raise ConfigError(
-            f"{path} is of the method {card.method!r}, version {card.version}; counting, version {VERSION}, is needed",
-            code="other_method",
-            remedy=f"-m {card.method}:{path}" if card.method != "counting" else "train it again",
-        )
+    card.check_method("counting", VERSION)
     if card.config["counter"]["head"] != "density":
         raise ConfigError(
             f"{path} has a pooled counter, whose counts have no place on a slide",
-            code="other_method",
+            code="wrong_method",
             remedy="train with counter: {head: density}",
         )
     if mpp is not None and abs(mpp - card.mpp) > TOLERANCE * card.mpp + 1e-9:

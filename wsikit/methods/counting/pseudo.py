@@ -14,7 +14,7 @@ from wsikit.methods.counting.config import Pseudo
 from wsikit.methods.counting.instances import STRIDE
 from wsikit.predictors.sampling import OD_BINS, od_histogram, otsu
 from wsikit.predictors.stain import Deconvolution
-from wsikit.stain.density import DAB, EOSIN, HAEMATOXYLIN
+from wsikit.stain.density import DAB, EOSIN, HAEMATOXYLIN, decadic_density
 
 Channel = Literal["value", "dab", "haematoxylin"]
 CUT = 0.5
@@ -28,8 +28,8 @@ def strength(image: NDArray[np.uint8], channel: Channel) -> NDArray[np.float32]:
     density of the stain after colour deconvolution (Ruifrok and Johnston 2001).
     """
     if channel == "value":
-        brightest = np.maximum(image.max(axis=2), 1).astype(np.float32)
-        return -np.log10(brightest / np.float32(255))
+        table = decadic_density().astype(np.float32)
+        return np.asarray(table[image.max(axis=2)])
     if channel == "dab":
         return Deconvolution.of(HAEMATOXYLIN, DAB).density(image, 1)
     return Deconvolution.of(HAEMATOXYLIN, EOSIN).density(image, 0)

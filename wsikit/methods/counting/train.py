@@ -5,6 +5,7 @@ Each stage is a ``wsikit.training.fit`` in a folder of its own, so that a traini
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,12 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch.nn import functional
 
 from wsikit.methods.counting.batches import of_one_shape, recoloured, tensor, turned
 from wsikit.methods.counting.config import LYSTO_EDGES, Config
 from wsikit.methods.counting.data import CountedImage, CountingData, read_counts
-from wsikit.methods.counting.instances import Selection, count_threshold, select, windows_per_cell
+from wsikit.methods.counting.instances import STRIDE, Selection, count_threshold, select, windows_per_cell
 from wsikit.methods.counting.losses import count_loss, dice_loss
 from wsikit.methods.counting.model import CountingNet, build_model
 from wsikit.methods.counting.pseudo import colour_level, pseudo_mask
@@ -31,6 +33,8 @@ from wsikit.training.splits import Member, Splits, split_members
 DENSITY_EPOCHS = 2
 """First epochs of stage 2 rank windows by the counter's density: a classifier that has learned nothing ranks at
 random."""
+HEATS = tuple(round(0.05 * step, 2) for step in range(1, 20))
+"""Thresholds of the heat that are tried."""
 Images = list[CountedImage]
 
 
@@ -92,6 +96,9 @@ class Training:
         """Learn to count."""
         self.model.stage("counter")
         train, validation = self.images("train"), self.images("validation")
+        if self.model.density is not None:
+            cells = [math.prod(-(-side // STRIDE) for side in image.source.size) for image in train]
+            self.model.density.scale.fill_(max(sum(image.count for image in train), 1) / sum(cells))
 
         def batches(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
             rng = np.random.default_rng([self.config.seed, epoch])
@@ -151,6 +158,7 @@ class Training:
         """Learn which windows hold a cell."""
         self.model.stage("instances")
         train, validation = self.windows_of(self.images("train")), self.windows_of(self.images("validation"))
+        self.model.standardise(train.vectors)
 
         def batches(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
             rng = np.random.default_rng([self.config.seed, epoch])
@@ -235,27 +243,41 @@ class Training:
     def thresholds(self) -> dict[str, float]:
         """Of heat and colour, taken from the training images."""
         train = self.images("train")
-        asked = self.config.pseudo.threshold
-        if asked == "counts":
-            windows = self.windows_of(train)
-            asked = count_threshold(self.scores(windows), windows.counts, self.per_cell)
         level = colour_level((image.read() for image in train), self.config.pseudo)
-        return {"heat": float(asked), "colour": level}
+        asked = self.config.pseudo.threshold
+        return {"heat": self._heat_threshold(train, level) if asked == "counts" else float(asked), "colour": level}
+
+    def _heat_threshold(self, images: Images, level: float) -> float:
+        """The threshold with which masks fall into as many pieces as the labels count, over all images; of equally good
+        ones the lowest."""
+        pieces = np.zeros(len(HEATS), np.int64)
+        unrefined = self.config.pseudo.model_copy(update={"refine": False})
+        for image in images:
+            pixels, heat = image.read(), self.heat_of(image)
+            for place, threshold in enumerate(HEATS):
+                mask = pseudo_mask(
+                    heat, pixels, threshold=threshold, level=level, config=unrefined, mpp=self.config.mpp
+                )
+                pieces[place] += ndimage.label(mask)[1]
+        return HEATS[int(np.argmin(np.abs(pieces - sum(image.count for image in images))))]
 
     @torch.no_grad()
+    def heat_of(self, image: CountedImage) -> NDArray[np.float32]:
+        """(h, w) probability of a cell in every 4 x 4 px."""
+        self.model.eval()
+        return np.asarray(self.model.heat(self.model.features(tensor([image.read()], self.device)))[0].cpu().numpy())
+
     def pseudo_masks(self, images: Images, thresholds: Mapping[str, float]) -> list[NDArray[np.bool_]]:
         """(H, W) of each image; an image whose label says that it has no cells has none in its mask."""
-        self.model.eval()
         masks = []
         for image in images:
             pixels = image.read()
             if not image.count:
                 masks.append(np.zeros(pixels.shape[:2], np.bool_))
                 continue
-            heat = self.model.heat(self.model.features(tensor([pixels], self.device)))[0].cpu().numpy()
             masks.append(
                 pseudo_mask(
-                    heat,
+                    self.heat_of(image),
                     pixels,
                     threshold=thresholds["heat"],
                     level=thresholds["colour"],
@@ -280,9 +302,9 @@ class Training:
                 yield tensor(pixels, self.device), torch.from_numpy(np.stack(targets)).float().to(self.device)
 
         def step(batch: tuple[torch.Tensor, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-            return {
-                "loss": dice_loss(self.model.mask_logits(self.model.features(batch[0]), batch[1].shape[-2:]), batch[1])
-            }
+            pixels, targets = batch
+            size = targets.shape[1], targets.shape[2]
+            return {"loss": dice_loss(self.model.mask_logits(self.model.features(pixels), size), targets)}
 
         def validate() -> Mapping[str, float]:
             both = either = 0.0
