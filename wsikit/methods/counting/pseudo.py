@@ -86,7 +86,7 @@ def _refined(mask: NDArray[np.bool_], image: NDArray[np.uint8]) -> NDArray[np.bo
     from wsikit.methods.counting.refine import refine
 
     with torch.inference_mode():
-        pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+        pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
         soft = refine(torch.from_numpy(mask)[None, None].float(), pixels)[0, 0]
         return np.asarray((soft >= CUT).numpy())
 

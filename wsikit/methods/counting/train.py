@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -291,12 +291,14 @@ class Training:
         """Learn the pseudo masks."""
         self.model.stage("segmenter")
         train, validation = self.images("train"), self.images("validation")
-        masks, held_out = self.pseudo_masks(train, thresholds), self.pseudo_masks(validation, thresholds)
+        # made when they are first asked for: a stage that is done asks for none
+        masks = cache(lambda: self.pseudo_masks(train, thresholds))
+        held_out = cache(lambda: self.pseudo_masks(validation, thresholds))
 
         def batches(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
             rng = np.random.default_rng([self.config.seed, epoch])
             for indices in of_one_shape(train, rng.permutation(len(train)), self.config.segmenter.recipe.batch_size):
-                pixels, targets = turned([train[i].read() for i in indices], [masks[i] for i in indices], rng)
+                pixels, targets = turned([train[i].read() for i in indices], [masks()[i] for i in indices], rng)
                 assert targets is not None
                 pixels = recoloured(pixels, self.config.stain, rng)
                 yield tensor(pixels, self.device), torch.from_numpy(np.stack(targets)).float().to(self.device)
@@ -308,7 +310,7 @@ class Training:
 
         def validate() -> Mapping[str, float]:
             both = either = 0.0
-            for image, mask in zip(validation, held_out, strict=True):
+            for image, mask in zip(validation, held_out(), strict=True):
                 pixels = tensor([image.read()], self.device)
                 found = self.model.mask_logits(self.model.features(pixels), mask.shape)[0].cpu().numpy() > 0
                 both, either = both + 2.0 * (found & mask).sum(), either + float(found.sum() + mask.sum())

@@ -1,0 +1,208 @@
+"""The counting method end to end on planted cells: trained on counts alone, held against what was planted.
+
+Scenes are the hard ones: dark nuclei and brown streaks that the value channel cannot tell from cells.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wsikit.errors import ConfigError
+
+torch = pytest.importorskip("torch")
+
+from tests.methods import planted_counting as planted  # noqa: E402
+from wsikit.methods.counting import build_model, dataset, evaluate, load_predictor, train  # noqa: E402
+from wsikit.methods.counting.config import Config, Counter, Instances, Pseudo, Segmenter  # noqa: E402
+from wsikit.methods.counting.evaluate import look  # noqa: E402
+from wsikit.methods.counting.predict import CellOutlines  # noqa: E402
+from wsikit.methods.counting.train import Training  # noqa: E402
+from wsikit.nn.weights import read_state  # noqa: E402
+from wsikit.pipeline.run import run  # noqa: E402
+from wsikit.sinks.memory import FeatureList  # noqa: E402
+from wsikit.tissue import TissueMask  # noqa: E402
+from wsikit.training.recipe import Recipe  # noqa: E402
+
+MPP = 0.5
+
+
+def settings(data: Path, seed: int, *, epochs: tuple[int, int, int]) -> Config:
+    """A small network and few epochs; one thread, since small networks are slower with more."""
+    counter, instances, segmenter = (
+        Recipe(epochs=count, batch_size=size, learning_rate=3e-3, threads=1)
+        for count, size in zip(epochs, (16, 256, 16), strict=True)
+    )
+    return Config(
+        data=data,
+        mpp=MPP,
+        stain="ihc",
+        encoder="test_efficientnet",
+        weights="none",
+        depth=3,
+        test_share=0.2,
+        counter=Counter(recipe=counter),
+        instances=Instances(tile_um=4, interval_um=2, cell_radius_um=3, recipe=instances),
+        pseudo=Pseudo(least_um2=8, hole_um2=4),
+        segmenter=Segmenter(width=32, recipe=segmenter),
+        core=128,
+        halo=64,
+        seed=seed,
+    )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training that is done."""
+
+    config: Config
+    out: Path
+    predictor: CellOutlines
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        return evaluate(self.predictor, dataset(self.config, "test"))
+
+
+def trained(folder: Path, seed: int, tiles: int, epochs: tuple[int, int, int]) -> Trained:
+    data = planted.write_folder(folder / "data", planted.tiles(seed, tiles), labels=True)
+    config = settings(data, seed, epochs=epochs)
+    checkpoint = train(config, folder / "out")
+    predictor = load_predictor(checkpoint, device="cpu")
+    assert isinstance(predictor, CellOutlines)
+    return Trained(config, folder / "out", predictor)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return trained(tmp_path_factory.mktemp("counting"), 0, 200, (20, 12, 4))
+
+
+def test_counts_of_unseen_images_are_better_than_a_constant(small: Trained) -> None:
+    metrics = small.metrics
+    assert metrics["count_mae"] < metrics["count_mae_constant"] / 3
+    assert metrics["count_kappa"] > 0.8
+
+
+def test_masks_are_better_than_the_line_that_colour_draws(small: Trained) -> None:
+    metrics = small.metrics
+    assert metrics["dice"] > metrics["dice_colour"] + 0.2
+    assert metrics["detection_f1"] > 0.85
+
+
+def test_the_windows_that_are_learned_from_hold_cells(small: Trained) -> None:
+    training = Training(small.config, small.out, build_model(small.config), None)
+    training.model.load_state_dict(read_state(small.out / "instances" / "best.safetensors"))
+    images = training.images("train")
+    windows = training.windows_of(images)
+    chosen = training.selected(windows, 99, np.random.default_rng(0))
+    covered = np.concatenate([_covered(training, image) for image in images])
+    assert (covered[chosen.positive] > 0.25).mean() > 0.8
+    assert (covered[chosen.negative] > 0.25).mean() < 0.1
+
+
+def _covered(training: Training, image: object) -> np.ndarray:
+    """Share of cell in each training window, in the order of the table of windows."""
+    cells = torch.from_numpy((image.labels() > 0).astype(np.float32))[None, None]  # type: ignore[attr-defined]
+    coarse = torch.nn.functional.avg_pool2d(cells, 4)
+    shares = torch.nn.functional.avg_pool2d(coarse, training.model.windows.tile, stride=1)[0, 0].numpy()
+    return shares[np.ix_(*training.model.windows.grid(*coarse.shape[-2:]))].ravel()
+
+
+def test_the_encoder_is_the_same_to_the_last_byte_after_stages_2_and_3(small: Trained) -> None:
+    first = read_state(small.out / "counter" / "best.safetensors")
+    last = read_state(small.out / "counting.safetensors")
+    encoder = [name for name in first if name.startswith("encoder.")]
+    assert any("running_var" in name for name in encoder)
+    assert all(torch.equal(first[name], last[name]) for name in encoder)
+
+
+def test_tiles_of_nothing_but_streaks_stay_nearly_empty(small: Trained) -> None:
+    empty = planted.tiles(77, 12, empty_share=1.0)
+    found = [look(small.predictor, one.image, MPP) for one in empty]
+    assert np.mean([len(one.points) for one in found]) < 0.5
+    assert np.mean([one.count for one in found]) < 1
+
+
+@pytest.mark.parametrize("supertile", [128, 1024])
+def test_a_slide_counts_every_cell_once_those_on_seams_included(small: Trained, supertile: int) -> None:
+    scene = planted.mosaic(5, side=128, columns=3, rows=2)
+    slide, found = planted.array_slide(scene), FeatureList()
+    report = run(slide, small.predictor, found, mask=TissueMask.whole(slide), supertile=supertile)
+    whole = look(small.predictor, scene.image, MPP)
+    assert report.merged.density_count == pytest.approx(whole.count, abs=0.02 * whole.count + 0.05)
+    assert report.merged.objects == pytest.approx(scene.count, abs=max(3, 0.15 * scene.count))
+
+
+def test_twice_the_resolution_gives_the_same_cells(small: Trained) -> None:
+    """At half the um per px the slide's own pixels are finer, and the model sees what it saw before."""
+    coarse, fine = (planted.mosaic(3, side=128 if mpp == MPP else 256, mpp=mpp) for mpp in (MPP, MPP / 2))
+    areas = []
+    for scene in (coarse, fine):
+        slide, found = planted.array_slide(scene), FeatureList()
+        run(slide, small.predictor, found, mask=TissueMask.whole(slide))
+        areas.append(sum(shape.area for part in found.features for shape in part.geometries) * scene.mpp**2)
+    assert areas[1] == pytest.approx(areas[0], rel=0.05)
+
+
+def test_a_finished_training_is_not_done_again(small: Trained) -> None:
+    before = (small.out / "counting.safetensors").read_bytes()
+    assert train(small.config, small.out).read_bytes() == before
+
+
+def test_another_training_in_the_same_folder_is_refused(small: Trained) -> None:
+    with pytest.raises(ConfigError) as refused:
+        train(small.config.model_copy(update={"seed": 1}), small.out)
+    assert refused.value.code == "other_training"
+
+
+def test_the_card_says_how_it_came_about(small: Trained) -> None:
+    card = json.loads((small.out / "counting.json").read_text("utf-8"))
+    assert card["split"]["grouped_by"] == "image"
+    assert any("patient" in warning for warning in card["split"]["warnings"])
+    assert card["metrics"]["test"]["images"] == 40
+
+
+def test_a_resolution_that_it_was_not_trained_at_is_refused(small: Trained) -> None:
+    with pytest.raises(ConfigError, match=r"trained at 0\.5"):
+        load_predictor(small.out / "counting.safetensors", mpp=0.25)
+
+
+def test_an_answer_depends_on_no_window_further_than_the_halo(small: Trained) -> None:
+    scene = planted.mosaic(9, side=128)
+    whole = look(small.predictor, scene.image, MPP)
+    wider = replace(small.predictor, tile=replace(small.predictor.tile, core=256, halo=96))
+    assert look(wider, scene.image, MPP).count == pytest.approx(whole.count, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_gates_over_seeds(tmp_path: Path) -> None:
+    """Mean and worst of three seeds, longer training."""
+    found = [trained(tmp_path / str(seed), seed, 300, (24, 20, 8)).metrics for seed in range(3)]
+    ratios = [one["count_mae_ratio"] for one in found]
+    gains = [one["dice"] - one["dice_colour"] for one in found]
+    kappas = [one["count_kappa"] for one in found]
+    assert np.mean(ratios) < 0.2
+    assert max(ratios) < 1 / 3
+    assert np.mean(kappas) > 0.9
+    assert min(gains) > 0.3
+
+
+@pytest.mark.slow
+def test_permuted_counts_destroy_the_masks(tmp_path: Path) -> None:
+    scenes = planted.tiles(0, 200)
+    order = np.random.default_rng(1).permutation(len(scenes))
+    data = planted.write_folder(tmp_path / "data", scenes)
+    rows = [["image", "count"], *([f"{i:03d}.png", scenes[j].count] for i, j in enumerate(order))]
+    planted.write_table(data / "counts.csv", rows)
+    labelled = planted.write_folder(tmp_path / "labelled", scenes, labels=True)
+    config = settings(data, 0, epochs=(20, 12, 4))
+    predictor = load_predictor(train(config, tmp_path / "out"), device="cpu")
+    metrics = evaluate(predictor, dataset(config.model_copy(update={"data": labelled}), "test"))
+    assert metrics["dice"] < 0.5
+    assert metrics["count_mae"] > 0.6 * metrics["count_mae_constant"]
