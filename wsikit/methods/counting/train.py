@@ -297,6 +297,8 @@ class Training:
 
         def batches(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
             rng = np.random.default_rng([self.config.seed, epoch])
+            masks()
+            self.model.train()  # making them left it in eval mode
             for indices in of_one_shape(train, rng.permutation(len(train)), self.config.segmenter.recipe.batch_size):
                 pixels, targets = turned([train[i].read() for i in indices], [masks()[i] for i in indices], rng)
                 assert targets is not None
