@@ -6,6 +6,7 @@ Scenes are the hard ones: dark nuclei and brown streaks that the value channel c
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,7 @@ from wsikit.nn.weights import read_state  # noqa: E402
 from wsikit.pipeline.run import run  # noqa: E402
 from wsikit.sinks.memory import FeatureList  # noqa: E402
 from wsikit.tissue import TissueMask  # noqa: E402
+from wsikit.training.fit import Progress  # noqa: E402
 from wsikit.training.recipe import Recipe  # noqa: E402
 
 MPP = 0.5
@@ -178,6 +180,30 @@ def test_an_answer_depends_on_no_window_further_than_the_halo(small: Trained) ->
     whole = look(small.predictor, scene.image, MPP)
     wider = replace(small.predictor, tile=replace(small.predictor.tile, core=256, halo=96))
     assert look(wider, scene.image, MPP).count == pytest.approx(whole.count, rel=1e-3)
+
+
+class Ended(Exception):
+    """Stands for whatever ends a training."""
+
+
+def ending(stage: str, epoch: int) -> Callable[[Progress], None]:
+    """A watch that ends a training after a step of that epoch."""
+
+    def watch(progress: Progress) -> None:
+        if (progress.stage, progress.epoch) == (stage, epoch):
+            raise Ended
+
+    return watch
+
+
+def test_a_training_that_was_ended_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    data = planted.write_folder(tmp_path / "data", planted.tiles(4, 32))
+    config = settings(data, 0, epochs=(3, 2, 2))
+    whole = train(config, tmp_path / "whole").read_bytes()
+    for stage, epoch in (("counter", 2), ("instances", 2), ("segmenter", 1)):
+        with pytest.raises(Ended):
+            train(config, tmp_path / "ended", ending(stage, epoch))
+    assert train(config, tmp_path / "ended").read_bytes() == whole
 
 
 @pytest.mark.slow
