@@ -97,7 +97,7 @@ def test_a_cut_encoder_has_the_same_levels_and_nothing_beyond(name: str, depth: 
 def test_what_gives_no_levels_is_refused(name: str, depth: int) -> None:
     with pytest.raises(ConfigError, match=name) as caught:
         FeatureEncoder(name, depth=depth)
-    assert caught.value.code == "no_pyramid"
+    assert caught.value.code == "no_levels"
 
 
 def test_no_levels_at_all_and_no_such_network_are_refused() -> None:

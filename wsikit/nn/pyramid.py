@@ -30,7 +30,7 @@ class FeatureEncoder(nn.Module):
 
     Raises:
         UnknownNameError: no such architecture; the message names the nearest.
-        ConfigError: one that gives no such levels (code no_pyramid).
+        ConfigError: one that gives no such levels (code no_levels).
     """
 
     _mean: Tensor
@@ -94,7 +94,7 @@ def _halving(strides: tuple[int, ...]) -> bool:
 def _no_pyramid(name: str, depth: int, reason: str) -> ConfigError:
     return ConfigError(
         f"{name!r} gives no {depth} levels that each halve the one before: {reason}",
-        code="no_pyramid",
+        code="no_levels",
         remedy="take a convolutional network: tf_efficientnet_lite0 or resnet18 (depth 5), convnext_atto (depth 4)",
     )
 
