@@ -71,8 +71,7 @@ def show_card(method: str, checkpoint: Path) -> None:
     _, card = load_checkpoint(checkpoint)
     for warning in card.split.get("warnings", ()):
         print(f"warning: {warning}")
-    for split in ("validation", "test"):
-        if split in card.metrics:
-            print(f"{split}: {_figures(card.metrics[split])}")
+    figures = {name: value for name, value in card.metrics.items() if isinstance(value, int | float)}
+    print(f"on test images: {_figures(figures)}" if figures else "no test images: nothing was measured")
     print(f"written: {checkpoint}")
     print(f"run it:  wsikit run -m {method}:{checkpoint} -i SLIDES -o OUT")

@@ -167,7 +167,7 @@ def test_the_card_says_how_it_came_about(small: Trained) -> None:
     card = json.loads((small.out / "counting.json").read_text("utf-8"))
     assert card["split"]["grouped_by"] == "image"
     assert any("patient" in warning for warning in card["split"]["warnings"])
-    assert card["metrics"]["test"]["images"] == 40
+    assert card["metrics"]["images"] == 40
 
 
 def test_a_resolution_that_it_was_not_trained_at_is_refused(small: Trained) -> None:

@@ -96,6 +96,8 @@ class Config(_Part):
     counts.csv or training_labels.csv in the folder, then for instance labels."""
     mpp: float = Field(default=0.25, gt=0)
     """Micrometres per pixel of the training images, and then of slides."""
+    licence: str = ""
+    """Of the training images, for the card."""
     label: str = "Positive"
     """Name of the cells that were counted."""
     stain: Literal["he", "ihc"] = "he"

@@ -33,9 +33,9 @@ def pack(training: Training, fitted: Mapping[str, Fitted], thresholds: Mapping[s
         # it has no map, and so nothing that could be run; its counts are measured as they are
         return path
     predictor = load_predictor(path, device=training.config.device)
-    measured = {name: measure(predictor, training.images(name)) for name in ("validation", "test")}
-    kept = {name: values for name, values in measured.items() if values}
-    return save_checkpoint(path, state, card.model_copy(update={"metrics": card.metrics | kept}))
+    chosen_by = {"validation": measure(predictor, training.images("validation"))}
+    metrics = measure(predictor, training.images("test")) | chosen_by | card.metrics
+    return save_checkpoint(path, state, card.model_copy(update={"metrics": metrics}))
 
 
 def _card(training: Training, fitted: Mapping[str, Fitted], thresholds: Mapping[str, float]) -> MethodCard:
@@ -60,7 +60,7 @@ def _card(training: Training, fitted: Mapping[str, Fitted], thresholds: Mapping[
         facts=facts,
         split={**splits.record, "warnings": [*training.data.warnings, *splits.warnings]},
         training_data=f"{len(training.data)} images with counts ({training.data.kind})",
-        licence="",
+        licence=config.licence,
         metrics={"stages": {name: dict(one.metrics) for name, one in fitted.items()}},
         intended_use=INTENDED,
         limits=LIMITS,
