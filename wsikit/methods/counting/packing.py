@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +25,7 @@ def pack(training: Training, fitted: Mapping[str, Fitted], thresholds: Mapping[s
     """Write checkpoint and card, measured on the images that training never saw."""
     path = training.out / "counting.safetensors"
     card = _card(training, fitted, thresholds)
-    state = {name: value.cpu() for name, value in training.model.state_dict().items()}
+    state = training.model.state_dict()
     save_checkpoint(path, state, card)
     if training.config.counter.head != "density":
         # it has no map, and so nothing that could be run; its counts are measured as they are
@@ -56,7 +54,7 @@ def _card(training: Training, fitted: Mapping[str, Fitted], thresholds: Mapping[
         core=config.core,
         halo=config.halo,
         config=config.model_dump(mode="json"),
-        encoder={"architecture": config.encoder, **training.model.encoder_facts},
+        encoder=training.model.encoder_facts,
         facts=facts,
         split={**splits.record, "warnings": [*training.data.warnings, *splits.warnings]},
         training_data=f"{len(training.data)} images with counts ({training.data.kind})",
@@ -64,7 +62,4 @@ def _card(training: Training, fitted: Mapping[str, Fitted], thresholds: Mapping[
         metrics={"stages": {name: dict(one.metrics) for name, one in fitted.items()}},
         intended_use=INTENDED,
         limits=LIMITS,
-        wsikit=version("wsikit"),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        sha256=None,
     )

@@ -39,6 +39,8 @@ MARKER_SHARE = 0.25
 """Two cells that touch are told apart where the distance to the edge falls between them by this share of a radius."""
 SMOOTHING = 0.25
 """Sigma of the Gaussian over distances, in radii of a cell."""
+PASS_PIXELS = 256**2
+"""Of a patch that ``pass_size`` is meant for."""
 TOLERANCE = 0.10
 """Largest relative difference between the card's um per px and those that a slide is run at."""
 
@@ -87,7 +89,9 @@ class _Counting:
             raise PredictionError(f"{self.name} has no slide yet: call prepare(slide, tissue) and use its result")
         plane = Region(0, 0, *self.size, batch.regions[0].mpp)
         pixels = np.stack([mirrored(*pair, plane) for pair in zip(batch.images, batch.regions, strict=True)])
-        return _feed(self.weights, self.card.sha256 or "", self.device)(pixels)
+        # windows are large, and what the network makes of one at full resolution is many times as large
+        patches = max(1, pass_size(self.device) * PASS_PIXELS // self.tile.patch**2)
+        return _feed(self.weights, self.card.sha256 or "", self.device, patches)(pixels)
 
     def density_of(self, cells: NDArray[np.float32]) -> NDArray[np.float32]:
         """(H, W) expected cells per pixel to those of each 4 x 4 px."""
@@ -194,9 +198,7 @@ def peaks(heat: NDArray[np.float32], *, least: float, radius: float) -> tuple[ND
     """
     smooth = ndimage.gaussian_filter(heat, radius / 2, mode="nearest", truncate=3.0)
     side = 2 * round(radius) + 1
-    highest = (smooth == ndimage.maximum_filter(smooth, side, mode="nearest")) & (
-        smooth >= least * smooth.dtype.type(1)
-    )
+    highest = (smooth == ndimage.maximum_filter(smooth, side, mode="nearest")) & (smooth >= least)
     parts, count = ndimage.label(highest, np.ones((3, 3)))
     if not count:
         return np.zeros((0, 2)), np.zeros(0)
@@ -206,7 +208,7 @@ def peaks(heat: NDArray[np.float32], *, least: float, radius: float) -> tuple[ND
 
 
 @cache
-def _feed(weights: Path, digest: str, device: str) -> Feed:
+def _feed(weights: Path, digest: str, device: str, batch: int) -> Feed:
     """One for a process."""
     import torch
     from torch.nn import functional
@@ -236,7 +238,7 @@ def _feed(weights: Path, digest: str, device: str) -> Feed:
         return torch.cat([shown.float(), wide.float()], dim=1)
 
     # the encoder normalises itself
-    return Feed("counting", forward, Preprocess((0, 0, 0), (1, 1, 1), None), device, pass_size(device))
+    return Feed("counting", forward, Preprocess((0, 0, 0), (1, 1, 1), None), device, batch)
 
 
 def load_predictor(
