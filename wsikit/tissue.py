@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -330,13 +331,13 @@ def detect(pixels: Pixels, mpp: float) -> tuple[NDArray[np.bool_], dict[str, flo
     """
     from scipy import ndimage
 
-    artefacts = find_artefacts(pixels, mpp)
+    # numpy and scipy let go of the interpreter, so the second core is not left idle
+    with ThreadPoolExecutor(2) as pool:
+        looking = pool.submit(find_artefacts, pixels, mpp)
+        smooth = partial(ndimage.gaussian_filter, _saturation(pixels))
+        saturation, fine = pool.map(smooth, (SMOOTHING_UM / mpp, SMOOTHING_UM / 4 / mpp))
+        artefacts = looking.result()
     stray = artefacts.pen | artefacts.edge
-    # channel by channel: numpy takes eight times as long over an axis of three
-    red, green, blue = np.moveaxis(pixels, 2, 0)
-    brightest = np.maximum(np.maximum(red, green), blue).astype(np.float32)
-    saturation = (brightest - np.minimum(np.minimum(red, green), blue)) / np.maximum(brightest, 1)
-    fine, saturation = (ndimage.gaussian_filter(saturation, um / mpp) for um in (SMOOTHING_UM / 4, SMOOTHING_UM))
     threshold = _threshold(saturation[~stray])
     # a dark line or nucleus inside tissue is a small hole; ink on tissue is none to be filled
     # what is pale must be so itself: the smoothing alone puts a pale rim round strong tissue
@@ -348,6 +349,15 @@ def detect(pixels: Pixels, mpp: float) -> tuple[NDArray[np.bool_], dict[str, flo
     shares = {"pen": float(artefacts.pen.mean()), "edge": float(artefacts.edge.mean())}
     info |= {name: round(share, 4) for name, share in shares.items()}
     return mask, info | ({"inks": ", ".join(artefacts.inks)} if artefacts.inks else {})
+
+
+def _saturation(pixels: Pixels) -> NDArray[np.float32]:
+    # channel by channel: numpy takes eight times as long over an axis of three
+    red, green, blue = np.moveaxis(pixels, 2, 0)
+    brightest = np.maximum(np.maximum(red, green), blue).astype(np.float32)
+    saturation: NDArray[np.float32] = brightest - np.minimum(np.minimum(red, green), blue)
+    saturation /= np.maximum(brightest, 1)
+    return saturation
 
 
 def _joining(values: NDArray[np.float32], low: float, high: float) -> NDArray[np.bool_]:
