@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 import sys
 from collections.abc import Iterable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +18,15 @@ from . import running
 if TYPE_CHECKING:
     from wsikit.pipeline.evaluate import Evaluation, Summary
 
+
+class Split(StrEnum):
+    """Parts of training data."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
 SHOWN = 8
 """Images that failed are named up to this many."""
 
@@ -23,9 +34,16 @@ SHOWN = 8
 def evaluate(
     model: Annotated[str, typer.Argument(help="`wsikit models` lists them.")],
     data: Annotated[
-        str,
-        typer.Option(help="Folder of images with their truth beside them; or a pattern, one image, a manifest."),
-    ],
+        str | None,
+        typer.Option(
+            help="Folder of images with their truth beside them; or a pattern, one image, a manifest. With --split: "
+            "where the training data lies now, if it moved."
+        ),
+    ] = None,
+    split: Annotated[
+        Split | None,
+        typer.Option(help="For METHOD:CHECKPOINT: the method's own metrics on this part of its training data."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for metrics.csv, metrics.json and examples.png.")
     ] = None,
@@ -56,6 +74,11 @@ def evaluate(
 
     Exit codes: 0 all images scored, 2 wrong usage or no truth, 3 some images failed.
     """
+    if split is not None:
+        _evaluate_split(model, split.value, data, device, out)
+        return
+    if data is None:
+        raise typer.BadParameter("a folder of annotated images is missing", param_hint="--data")
     from wsikit.config import RunConfig, load_config
     from wsikit.pipeline.evaluate import evaluate as measure
     from wsikit.pipeline.model import load_model
@@ -74,6 +97,38 @@ def evaluate(
         print(f"written: {out / 'metrics.csv'}, metrics.json{drawn}")
     if not evaluation.all_complete:
         raise typer.Exit(3)
+
+
+def _evaluate_split(model: str, split: str, data: str | None, device: str | None, out: Path | None) -> None:
+    """The metrics that a method has for what it learns, which need no truth but its labels."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from wsikit.atomic import output_errors, replace_file
+    from wsikit.errors import ConfigError
+    from wsikit.predictors import METHODS
+    from wsikit.training.checkpoint import load_checkpoint
+
+    method, colon, checkpoint = model.partition(":")
+    if not (colon and method in METHODS):
+        raise ConfigError(
+            f"--split is for METHOD:CHECKPOINT with a method of {', '.join(METHODS)}, got {model!r}",
+            remedy="leave out --split, or give a checkpoint that wsikit train wrote",
+        )
+    module = METHODS.load(method)
+    _, card = load_checkpoint(Path(checkpoint))
+    told = card.config if data is None else {**card.config, "data": data}
+    predictor = module.load_predictor(Path(checkpoint), device=device or "auto")
+    metrics = module.evaluate(predictor, module.dataset(module.Config.model_validate(told), split))
+    table = Table("metric", split, box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for name, value in metrics.items():
+        table.add_row(name, _number(value))
+    Console().print(table)
+    if out is not None:
+        with output_errors(out):
+            out.mkdir(parents=True, exist_ok=True)
+        replace_file(out / "metrics.json", json.dumps({"model": model, "split": split, "metrics": metrics}).encode())
+        print(f"written: {out / 'metrics.json'}")
 
 
 def _meaning(text: str) -> tuple[int, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -27,13 +29,18 @@ def train(
     checkpoint's card says was measured on test images that training never saw. `wsikit run -m METHOD:CHECKPOINT` runs
     it.
     """
+    from wsikit.atomic import output_errors
     from wsikit.config import load_config
+    from wsikit.pipeline.lease import Lease
+    from wsikit.pipeline.stopping import Stop
     from wsikit.predictors import METHODS
 
     from .training import Progress, show_card
 
     module = METHODS.load(method)
     settings = load_config(module.Config, config, overrides or (), {"data": data, "device": device, "seed": seed})
-    with Progress() as progress:
+    with output_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+    with Lease(out, shlex.join(["wsikit", *sys.argv[1:]]), Stop()), Progress() as progress:
         checkpoint = module.train(settings, out, progress)
     show_card(method, checkpoint)

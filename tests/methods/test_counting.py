@@ -13,19 +13,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shapely
+from typer.testing import CliRunner
 
-from wsikit.errors import ConfigError
+from wsikit.errors import ConfigError, OutputError
 
 torch = pytest.importorskip("torch")
 
 from tests.methods import planted_counting as planted  # noqa: E402
+from wsikit.cli.main import typer_app as app  # noqa: E402
 from wsikit.methods.counting import build_model, dataset, evaluate, load_predictor, train  # noqa: E402
 from wsikit.methods.counting.config import Config, Counter, Instances, Pseudo, Segmenter  # noqa: E402
 from wsikit.methods.counting.evaluate import look  # noqa: E402
-from wsikit.methods.counting.predict import CellOutlines  # noqa: E402
+from wsikit.methods.counting.predict import CellOutlines, CellPoints  # noqa: E402
 from wsikit.methods.counting.train import Training  # noqa: E402
+from wsikit.metrics import match_points  # noqa: E402
 from wsikit.nn.weights import read_state  # noqa: E402
+from wsikit.pipeline.lease import Lease  # noqa: E402
 from wsikit.pipeline.run import run  # noqa: E402
+from wsikit.pipeline.stopping import Stop  # noqa: E402
 from wsikit.sinks.memory import FeatureList  # noqa: E402
 from wsikit.tissue import TissueMask  # noqa: E402
 from wsikit.training.fit import Progress  # noqa: E402
@@ -131,6 +137,20 @@ def test_tiles_of_nothing_but_streaks_stay_nearly_empty(small: Trained) -> None:
     assert np.mean([one.count for one in found]) < 1
 
 
+def test_training_images_seen_as_on_slides_hold_as_many_cells_as_their_labels_say(small: Trained) -> None:
+    training = Training(small.config, small.out, build_model(small.config), None)
+    training.model.load_state_dict(read_state(small.out / "counting.safetensors"))
+    images = training.images("train")
+    found = training.counts_of(images, small.config.halo).sum()
+    assert found == pytest.approx(sum(image.count for image in images), rel=1e-3)
+
+
+def test_unseen_images_hold_neither_more_nor_fewer_cells_on_average(small: Trained) -> None:
+    """Fields of a slide, with tissue around them, and not the tiles that training saw end."""
+    scene = planted.mosaic(21, side=128, columns=3, rows=3)
+    assert look(small.predictor, scene.image, MPP).count == pytest.approx(scene.count, rel=0.1)
+
+
 @pytest.mark.parametrize("supertile", [128, 1024])
 def test_a_slide_counts_every_cell_once_those_on_seams_included(small: Trained, supertile: int) -> None:
     scene = planted.mosaic(5, side=128, columns=3, rows=2)
@@ -157,6 +177,23 @@ def test_a_finished_training_is_not_done_again(small: Trained) -> None:
     assert train(small.config, small.out).read_bytes() == before
 
 
+def test_its_own_metrics_on_a_split_are_those_of_the_card(small: Trained, tmp_path: Path) -> None:
+    checkpoint = small.out / "counting.safetensors"
+    done = CliRunner().invoke(app, ["evaluate", f"counting:{checkpoint}", "--split", "test", "-o", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    told = json.loads((tmp_path / "metrics.json").read_text("utf-8"))["metrics"]
+    card = json.loads(checkpoint.with_suffix(".json").read_text("utf-8"))["metrics"]
+    assert told == {name: pytest.approx(card[name]) for name in told}
+    assert "count_mae" in done.output
+
+
+def test_a_folder_that_another_training_works_in_is_refused(small: Trained, tmp_path: Path) -> None:
+    with Lease(tmp_path, "another", Stop()):
+        done = CliRunner().invoke(app, ["train", "counting", "-o", str(tmp_path), "--data", str(small.config.data)])
+    assert isinstance(done.exception, OutputError)
+    assert done.exception.code == "busy"
+
+
 def test_another_training_in_the_same_folder_is_refused(small: Trained) -> None:
     with pytest.raises(ConfigError) as refused:
         train(small.config.model_copy(update={"seed": 1}), small.out)
@@ -180,6 +217,36 @@ def test_an_answer_depends_on_no_window_further_than_the_halo(small: Trained) ->
     whole = look(small.predictor, scene.image, MPP)
     wider = replace(small.predictor, tile=replace(small.predictor.tile, core=256, halo=96))
     assert look(wider, scene.image, MPP).count == pytest.approx(whole.count, rel=1e-3)
+
+
+def test_without_a_segmenter_cells_are_points(tmp_path: Path) -> None:
+    data = planted.write_folder(tmp_path / "data", planted.tiles(2, 150))
+    config = settings(data, 0, epochs=(16, 12, 1))
+    config = config.model_copy(update={"segmenter": config.segmenter.model_copy(update={"enabled": False})})
+    predictor = load_predictor(train(config, tmp_path / "out"), device="cpu")
+    assert isinstance(predictor, CellPoints)
+    scene = planted.mosaic(6, side=128, columns=3, rows=2)
+    slide, found = planted.array_slide(scene), FeatureList()
+    run(slide, predictor, found, mask=TissueMask.whole(slide))
+    points = np.concatenate([shapely.get_coordinates(part.geometries) for part in found.features])
+    score = match_points(scene.centres * MPP, points * scene.mpp, radius=3.0)
+    assert score.f1.value > 0.75
+    assert not (tmp_path / "out" / "segmenter").exists()
+
+
+def test_a_pooled_counter_with_bins_learns_to_count(tmp_path: Path) -> None:
+    """As published: one number of an image. It knows no place, so its checkpoint is no model for slides."""
+    data = planted.write_folder(tmp_path / "data", planted.tiles(3, 150))
+    config = settings(data, 0, epochs=(30, 1, 1))
+    counter = config.counter.model_copy(update={"head": "pooled", "bins": True})
+    segmenter = config.segmenter.model_copy(update={"enabled": False})
+    config = config.model_copy(update={"counter": counter, "segmenter": segmenter})
+    checkpoint = train(config, tmp_path / "out")
+    card = json.loads(checkpoint.with_suffix(".json").read_text("utf-8"))
+    assert card["metrics"]["images"] == 30
+    assert card["metrics"]["count_mae_ratio"] < 0.7
+    with pytest.raises(ConfigError, match="no place"):
+        load_predictor(checkpoint)
 
 
 class Ended(Exception):

@@ -30,10 +30,11 @@ def of_one_shape(images: Sequence[CountedImage], order: Iterable[int], size: int
     yield from waiting.values()
 
 
-def tensor(images: Sequence[NDArray[np.uint8]], device: torch.device) -> torch.Tensor:
-    """(N, 3, H, W) in [0, 1], channels last in memory, of N images (H, W, 3)."""
-    stack = torch.from_numpy(np.stack(images)).to(device)
-    return stack.permute(0, 3, 1, 2).float() / 255
+def tensor(images: Sequence[NDArray[np.uint8]], device: torch.device, margin: int = 0) -> torch.Tensor:
+    """(N, 3, H + 2 margin, W + 2 margin) in [0, 1], channels last in memory, of N images (H, W, 3), mirrored at their
+    borders."""
+    stack = np.pad(np.stack(images), ((0, 0), (margin, margin), (margin, margin), (0, 0)), "symmetric")
+    return torch.from_numpy(stack).to(device).permute(0, 3, 1, 2).float() / 255
 
 
 def turned(

@@ -88,25 +88,24 @@ def dataset(config: Config, split: str) -> Sequence[CountedImage]:
 
 
 def evaluate(predictor: Predictor, dataset: Sequence[CountedImage]) -> dict[str, float]:
-    """Metrics over images; see ``measure``."""
-    return measure(predictor, dataset)
+    """Metrics over images, pooled; empty where there are none.
 
-
-def measure(predictor: Predictor, images: Sequence[CountedImage]) -> dict[str, float]:
-    """Counts: mean absolute error, that of the constant that training knew best, kappa and accuracy of LYSTO's bins.
-    Where instances are known: Dice, F1 of objects at IoU 0.5, F1 of points within a cell's radius, and the Dice of the
-    colour threshold alone. Pooled over images; empty where there are none.
+    ``count_metrics``, and where instances are known: Dice, F1 of objects at IoU 0.5, F1 of points within a cell's
+    radius, and the Dice of the colour threshold alone.
     """
+    if not dataset:
+        return {}
+    looked = [look(predictor, image.read(), predictor.card.mpp) for image in dataset]
+    found = np.array([one.count for one in looked])
+    return count_metrics(found, dataset, predictor.card.facts["median_count"]) | _of_cells(looked, dataset, predictor)
+
+
+def count_metrics(found: NDArray[np.float64], images: Sequence[CountedImage], constant: float) -> dict[str, float]:
+    """Mean absolute error of (N,) counts and that of a constant, such as the median that training knew; kappa and
+    accuracy of LYSTO's bins. Empty where there are no images."""
     if not images:
         return {}
-    looked = [look(predictor, image.read(), predictor.card.mpp) for image in images]
-    values = _of_counts(looked, images, predictor.card.facts["median_count"])
-    return values | _of_cells(looked, images, predictor)
-
-
-def _of_counts(looked: Sequence[Found], images: Sequence[CountedImage], constant: float) -> dict[str, float]:
     truth = np.array([image.count for image in images], np.float64)
-    found = np.array([one.count for one in looked])
     true_bins, found_bins = (bin_counts(np.rint(counts).astype(np.int64), LYSTO_EDGES) for counts in (truth, found))
     lazy = float(np.abs(truth - constant).mean())
     error = float(np.abs(truth - found).mean())

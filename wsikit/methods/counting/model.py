@@ -27,6 +27,11 @@ ONE = 0.5413
 """First bias of the density: softplus of it is 1, so that training begins with the mean of the training images."""
 
 
+def inner(maps: torch.Tensor, margin: int) -> torch.Tensor:
+    """(..., H, W) without so many cells at each border."""
+    return maps[..., margin : maps.shape[-2] - margin, margin : maps.shape[-1] - margin]
+
+
 class DensityHead(nn.Module):
     """(N, h, w) expected cells in every cell of the finest map: non-negative, and their sum is the count.
 
@@ -132,12 +137,12 @@ class CountingNet(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._stage == "counter"):
             return cast(list[torch.Tensor], self.encoder(x))
 
-    def count(self, features: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(N,) counts, and (N, bins) logits where bins are learned."""
+    def count(self, features: list[torch.Tensor], margin: int = 0) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(N,) counts without what lies in a margin of so many px, and (N, bins) logits where bins are learned."""
         bins = None if self.bins is None else self.bins(features[-1])
         cells = self.density_map(features)
         if cells is not None:
-            return cells.sum(dim=(1, 2)), bins
+            return inner(cells, margin // STRIDE).sum(dim=(1, 2)), bins
         assert self.pooled is not None
         return torch.relu(self.pooled(features[-1]).squeeze(1)), bins
 
@@ -145,14 +150,11 @@ class CountingNet(nn.Module):
         """(N, h, w) expected cells in every 4 x 4 px; None where the counter is pooled."""
         return None if self.density is None else cast(torch.Tensor, self.density(features[self.finest :]))
 
-    def described_cells(self, features: list[torch.Tensor]) -> torch.Tensor:
-        """(N, C, h, w) what windows are described by, before they are averaged."""
-        fine, *coarse = features[self.finest : self.finest + INSTANCE_LEVELS]
-        return torch.cat([fine, *(functional.interpolate(c, size=fine.shape[-2:], mode="nearest") for c in coarse)], 1)
-
     def window_vectors(self, features: list[torch.Tensor]) -> torch.Tensor:
-        """(N, C, h - t + 1, w - t + 1) mean of the described cells in the window that begins at each cell."""
-        return functional.avg_pool2d(self.described_cells(features).float(), self.windows.tile, stride=1)
+        """(N, C, h - t + 1, w - t + 1) mean of what the finest levels say in the window that begins at each cell."""
+        fine, *coarse = features[self.finest : self.finest + INSTANCE_LEVELS]
+        wide = (functional.interpolate(level, size=fine.shape[-2:], mode="nearest") for level in coarse)
+        return functional.avg_pool2d(torch.cat([fine, *wide], 1).float(), self.windows.tile, stride=1)
 
     def instance_logits(self, vectors: torch.Tensor) -> torch.Tensor:
         """(..., C) -> (...)."""

@@ -5,8 +5,10 @@ Each stage is a ``wsikit.training.fit`` in a folder of its own, so that a traini
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -23,8 +25,8 @@ from wsikit.methods.counting.config import LYSTO_EDGES, Config
 from wsikit.methods.counting.data import CountedImage, CountingData, read_counts
 from wsikit.methods.counting.instances import STRIDE, Selection, count_threshold, select, windows_per_cell
 from wsikit.methods.counting.losses import count_loss, dice_loss
-from wsikit.methods.counting.model import CountingNet, build_model
-from wsikit.methods.counting.pseudo import colour_level, pseudo_mask
+from wsikit.methods.counting.model import CountingNet, build_model, inner
+from wsikit.methods.counting.pseudo import cleaned, colour_level, pseudo_mask, spread, strength
 from wsikit.metrics import bin_counts, quadratic_weighted_kappa
 from wsikit.nn.device import choose_device
 from wsikit.training.fit import Fitted, Watch, fit
@@ -35,6 +37,12 @@ DENSITY_EPOCHS = 2
 random."""
 HEATS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 """Thresholds of the heat that are tried."""
+MARGIN = 16
+"""px around a training image that the network sees, mirrored, and that counts for nothing. On slides there is tissue
+around whatever is counted: a network that always saw images end counted 4 to 7 % fewer cells there. Twice as much
+gained little more and cost 1.2 times the time."""
+CALIBRATED_ON = 256
+"""Training images at most that the density's scale is set by, spread evenly over all."""
 Images = list[CountedImage]
 
 
@@ -68,6 +76,9 @@ class Training:
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.data, self.splits = split_data(config)
         self.per_cell = windows_per_cell(config.instances, config.mpp)
+        # a pooled counter knows no place: what is in the margin would count
+        self.margin = 0 if self.model.density is None else MARGIN
+        self.cells = self.margin // STRIDE
 
     def images(self, split: str) -> Images:
         """Of a split."""
@@ -79,6 +90,11 @@ class Training:
         told = self.config.model_dump(mode="json", exclude={"data", "counts", "device"})
         return {"config": told, "data": self.data.digest, "encoder": dict(self.model.encoder_facts)}
 
+    @property
+    def name(self) -> str:
+        """sha256 of the identity, hexadecimal."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+
     def _fit(self, stage: str, **options: Any) -> Fitted:
         return fit(
             self.model,
@@ -89,6 +105,11 @@ class Training:
             watch=self.watch,
             **options,
         )
+
+    def _features(self, pixels: Sequence[NDArray[np.uint8]]) -> list[torch.Tensor]:
+        """Of images (H, W, 3) of one size, with the margin."""
+        features: list[torch.Tensor] = self.model.features(tensor(pixels, self.device, self.margin))
+        return features
 
     # Stage 1
 
@@ -108,7 +129,7 @@ class Training:
                 if self.config.counter.augment:
                     pixels = recoloured(turned(pixels, None, rng)[0], self.config.stain, rng)
                 counts = torch.tensor([float(train[i].count) for i in indices], device=self.device)
-                yield tensor(pixels, self.device), counts
+                yield tensor(pixels, self.device, self.margin), counts
 
         return self._fit(
             "counter",
@@ -122,7 +143,7 @@ class Training:
 
     def _count_step(self, batch: tuple[torch.Tensor, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         pixels, counts = batch
-        found, bins = self.model.count(self.model.features(pixels))
+        found, bins = self.model.count(self.model.features(pixels), self.margin)
         loss = count_loss(found, counts, self.config.counter.loss)
         if bins is None:
             return {"loss": loss}
@@ -143,14 +164,25 @@ class Training:
         return np.asarray(rng.permutation(np.concatenate([order[replaced:], hardest])))
 
     @torch.no_grad()
-    def counts_of(self, images: Images) -> NDArray[np.float64]:
-        """(N,) counts that the model finds."""
+    def counts_of(self, images: Images, margin: int | None = None) -> NDArray[np.float64]:
+        """(N,) counts that the model finds; seen with so many px around them, as in training if not given."""
+        margin = self.margin if margin is None else margin
         self.model.eval()
         found = np.zeros(len(images))
         for indices in of_one_shape(images, range(len(images)), self.config.counter.recipe.batch_size):
-            counts, _ = self.model.count(self.model.features(tensor([images[i].read() for i in indices], self.device)))
-            found[indices] = counts.cpu().numpy()
+            pixels = tensor([images[i].read() for i in indices], self.device, margin)
+            found[indices] = self.model.count(self.model.features(pixels), margin)[0].cpu().numpy()
         return found
+
+    def calibrate(self) -> None:
+        """Scale the density so that the training images, seen as on slides, hold as many cells as their labels say."""
+        if self.model.density is None:
+            return
+        images = self.images("train")
+        images = images[:: -(-len(images) // CALIBRATED_ON)]
+        found = self.counts_of(images, self.config.halo).sum()
+        if found > 0:
+            self.model.density.scale *= sum(image.count for image in images) / found
 
     # Stage 2
 
@@ -199,26 +231,25 @@ class Training:
         self.model.eval()
         vectors, density, owners = [], [], []
         for index, image in enumerate(images):
-            features = self.model.features(tensor([image.read()], self.device))
+            features = self._features([image.read()])
             # (1, C, h', w') -> (C, h', w')
-            dense = self.model.window_vectors(features)[0]
-            rows, columns = self.model.windows.grid(*self.model.described_cells(features).shape[-2:])
-            at = np.ix_(rows, columns)
+            dense = inner(self.model.window_vectors(features), self.cells)[0]
+            around = self.model.windows.tile - 1
+            at = np.ix_(*self.model.windows.grid(dense.shape[1] + around, dense.shape[2] + around))
             vectors.append(dense[:, at[0], at[1]].flatten(1).T.cpu())
-            density.append(self._window_density(features)[at].ravel())
-            owners.append(np.full(len(rows) * len(columns), index))
+            density.append(self._window_density(features, dense.shape[-2:])[at].ravel())
+            owners.append(np.full(len(vectors[-1]), index))
         counts = tuple(image.count for image in images)
         return Windowed(torch.cat(vectors), np.concatenate(density), np.concatenate(owners), counts)
 
-    def _window_density(self, features: list[torch.Tensor]) -> NDArray[np.float32]:
+    def _window_density(self, features: list[torch.Tensor], shape: Sequence[int]) -> NDArray[np.float32]:
         """(h', w') cells in the window that begins at each cell of the map."""
         cells = self.model.density_map(features)
-        tile = self.model.windows.tile
         if cells is None:
-            height, width = self.model.described_cells(features).shape[-2:]
-            return np.full((height - tile + 1, width - tile + 1), np.nan, np.float32)
+            return np.full(shape, np.nan, np.float32)
+        tile = self.model.windows.tile
         summed = functional.avg_pool2d(cells[:, None], tile, stride=1)[0, 0] * tile**2
-        return np.asarray(summed.cpu().numpy())
+        return np.asarray(inner(summed, self.cells).cpu().numpy())
 
     def scores(self, windows: Windowed) -> NDArray[np.float32]:
         """(N,) probability of a cell in each window."""
@@ -251,21 +282,19 @@ class Training:
         """The threshold with which masks fall into as many pieces as the labels count, over all images; of equally good
         ones the lowest."""
         pieces = np.zeros(len(HEATS), np.int64)
-        unrefined = self.config.pseudo.model_copy(update={"refine": False})
         for image in images:
-            pixels, heat = image.read(), self.heat_of(image)
-            for place, threshold in enumerate(HEATS):
-                mask = pseudo_mask(
-                    heat, pixels, threshold=threshold, level=level, config=unrefined, mpp=self.config.mpp
-                )
-                pieces[place] += ndimage.label(mask)[1]
+            pixels = image.read()
+            heat = spread(self.heat_of(image), pixels.shape[:2])
+            coloured = strength(pixels, self.config.pseudo.channel) >= level
+            masks = (cleaned(coloured & (heat >= least), self.config.pseudo, self.config.mpp) for least in HEATS)
+            pieces += [ndimage.label(mask)[1] for mask in masks]
         return HEATS[int(np.argmin(np.abs(pieces - sum(image.count for image in images))))]
 
     @torch.no_grad()
     def heat_of(self, image: CountedImage) -> NDArray[np.float32]:
         """(h, w) probability of a cell in every 4 x 4 px."""
         self.model.eval()
-        return np.asarray(self.model.heat(self.model.features(tensor([image.read()], self.device)))[0].cpu().numpy())
+        return np.asarray(inner(self.model.heat(self._features([image.read()])), self.cells)[0].cpu().numpy())
 
     def pseudo_masks(self, images: Images, thresholds: Mapping[str, float]) -> list[NDArray[np.bool_]]:
         """(H, W) of each image; an image whose label says that it has no cells has none in its mask."""
@@ -287,6 +316,11 @@ class Training:
             )
         return masks
 
+    def _mask_logits(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(N, H, W) of images with the margin."""
+        logits = self.model.mask_logits(self.model.features(pixels), (pixels.shape[2], pixels.shape[3]))
+        return inner(logits, self.margin)
+
     def segment(self, thresholds: Mapping[str, float]) -> Fitted:
         """Learn the pseudo masks."""
         self.model.stage("segmenter")
@@ -303,18 +337,19 @@ class Training:
                 pixels, targets = turned([train[i].read() for i in indices], [masks()[i] for i in indices], rng)
                 assert targets is not None
                 pixels = recoloured(pixels, self.config.stain, rng)
-                yield tensor(pixels, self.device), torch.from_numpy(np.stack(targets)).float().to(self.device)
+                yield (
+                    tensor(pixels, self.device, self.margin),
+                    torch.from_numpy(np.stack(targets)).float().to(self.device),
+                )
 
         def step(batch: tuple[torch.Tensor, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-            pixels, targets = batch
-            size = targets.shape[1], targets.shape[2]
-            return {"loss": dice_loss(self.model.mask_logits(self.model.features(pixels), size), targets)}
+            return {"loss": dice_loss(self._mask_logits(batch[0]), batch[1])}
 
         def validate() -> Mapping[str, float]:
             both = either = 0.0
             for image, mask in zip(validation, held_out(), strict=True):
-                pixels = tensor([image.read()], self.device)
-                found = self.model.mask_logits(self.model.features(pixels), mask.shape)[0].cpu().numpy() > 0
+                logits = self._mask_logits(tensor([image.read()], self.device, self.margin))
+                found = logits[0].cpu().numpy() > 0
                 both, either = both + 2.0 * (found & mask).sum(), either + float(found.sum() + mask.sum())
             return {"pseudo_dice": both / either if either else 1.0}
 
@@ -368,11 +403,15 @@ def train(config: Config, out: Path, watch: Watch | None = None) -> Path:
             a folder that holds another training (code other_training).
         OutputError: the disk refuses.
     """
-    from wsikit.methods.counting.packing import pack
+    from wsikit.methods.counting.packing import pack, packed
 
     torch.manual_seed(config.seed)
     training = Training(config, out, build_model(config), watch)
-    fitted = {"counter": training.count(), "instances": training.classify()}
+    fitted = {"counter": training.count()}
+    if done := packed(training):
+        return done
+    training.calibrate()
+    fitted["instances"] = training.classify()
     thresholds = training.thresholds()
     if config.segmenter.enabled:
         fitted["segmenter"] = training.segment(thresholds)
