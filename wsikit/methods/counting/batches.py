@@ -18,8 +18,11 @@ STAIN = 0.1
 """Sigma of the stains' amounts, between HED-light and HED-strong."""
 
 
-def of_one_shape(images: Sequence[CountedImage], order: Iterable[int], size: int) -> Iterator[list[int]]:
-    """Indices in batches of images of one shape, each batch in the order in which its images come."""
+def of_one_shape(
+    images: Sequence[CountedImage], order: Iterable[int], size: int, least: int = 1
+) -> Iterator[list[int]]:
+    """Indices in batches of images of one shape, each batch in the order in which its images come; the last ones of a
+    shape, where they are fewer than ``least``, are left out."""
     waiting: dict[tuple[int, ...], list[int]] = {}
     for index in order:
         shape = images[index].source.size
@@ -27,7 +30,7 @@ def of_one_shape(images: Sequence[CountedImage], order: Iterable[int], size: int
         batch.append(index)
         if len(batch) == size:
             yield waiting.pop(shape)
-    yield from waiting.values()
+    yield from (batch for batch in waiting.values() if len(batch) >= least)
 
 
 def tensor(images: Sequence[NDArray[np.uint8]], device: torch.device, margin: int = 0) -> torch.Tensor:

@@ -12,6 +12,7 @@ from wsikit.geometry import Region
 from wsikit.methods.counting.config import LYSTO_EDGES, Config
 from wsikit.methods.counting.data import CountedImage
 from wsikit.methods.counting.instances import STRIDE
+from wsikit.methods.counting.model import WHOLE
 from wsikit.methods.counting.predict import CellOutlines, CellPoints
 from wsikit.methods.counting.pseudo import cleaned, strength
 from wsikit.metrics import Ratio, bin_counts, dice, match_points, object_scores, overlaps, quadratic_weighted_kappa
@@ -19,8 +20,6 @@ from wsikit.outlines import pixels
 from wsikit.predictions import Batch, Objects, Points
 
 Predictor = CellOutlines | CellPoints
-WHOLE = 32
-"""Sides of what the network sees are multiples of this, px."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

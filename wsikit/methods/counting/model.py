@@ -23,6 +23,8 @@ WIDTH = 64
 """Channels of the density neck and hidden units of the heads."""
 INSTANCE_LEVELS = 2
 """Levels that windows are described by, from the finest on: strides 4 and 8. Coarser ones see far past a cell."""
+WHOLE = 32
+"""Multiples of it are whole cells on every level of the encoder, px."""
 ONE = 0.5413
 """First bias of the density: softplus of it is 1, so that training begins with the mean of the training images."""
 
@@ -175,6 +177,20 @@ class CountingNet(nn.Module):
         scores = torch.sigmoid(self.instance_logits(self.window_vectors(features).permute(0, 2, 3, 1)))
         around = self.windows.tile - 1
         return functional.max_pool2d(functional.pad(scores, (around,) * 4), self.windows.tile, stride=1)
+
+    def centred_heat(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, ceil(H / 4), ceil(W / 4)) mean of the heat of (N, 3, H, W) images and of their mirror images, each
+        mirrored back.
+
+        Counts do not tell where in a window its cell lies, so the encoder may learn to see all cells shifted by as much
+        as their radius to one side. Mirrored, they are shifted to the other one.
+        """
+        height, width = x.shape[-2:]
+        # whole cells, or those of the mirror images lie elsewhere
+        x = functional.pad(x, (0, -width % WHOLE, 0, -height % WHOLE), "replicate")
+        turns = ((), (-1,), (-2,), (-2, -1))
+        heats = [self.heat(self.features(x.flip(turn))).flip(turn) for turn in turns]
+        return torch.stack(heats).mean(dim=0)[:, : -(-height // STRIDE), : -(-width // STRIDE)]
 
     def mask_logits(self, features: list[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
         """(N, H, W) for images of ``size`` (H, W)."""

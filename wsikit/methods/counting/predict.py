@@ -234,7 +234,7 @@ def _feed(weights: Path, digest: str, device: str, batch: int) -> Feed:
         if network.decoder is not None:
             shown = torch.sigmoid(network.mask_logits(features, size))[:, None]
         else:
-            shown = functional.interpolate(network.heat(features)[:, None], size=size, mode="bilinear")
+            shown = functional.interpolate(network.centred_heat(pixels)[:, None], size=size, mode="bilinear")
         return torch.cat([shown.float(), wide.float()], dim=1)
 
     # the encoder normalises itself

@@ -42,7 +42,7 @@ MARGIN = 16
 around whatever is counted: a network that always saw images end counted 4 to 7 % fewer cells there. Twice as much
 gained little more and cost 1.2 times the time."""
 CALIBRATED_ON = 256
-"""Training images at most that the density's scale is set by, spread evenly over all."""
+"""Training images at most that scale and thresholds are set by."""
 Images = list[CountedImage]
 
 
@@ -124,7 +124,9 @@ class Training:
         def batches(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
             rng = np.random.default_rng([self.config.seed, epoch])
             order = self._order(train, epoch, rng)
-            for indices in of_one_shape(train, order, self.config.counter.recipe.batch_size):
+            # pooled features of a single image have no deviation that they could be normalised by
+            least = 2 if self.model.density is None else 1
+            for indices in of_one_shape(train, order, self.config.counter.recipe.batch_size, least):
                 pixels = [train[i].read() for i in indices]
                 if self.config.counter.augment:
                     pixels = recoloured(turned(pixels, None, rng)[0], self.config.stain, rng)
@@ -178,8 +180,7 @@ class Training:
         """Scale the density so that the training images, seen as on slides, hold as many cells as their labels say."""
         if self.model.density is None:
             return
-        images = self.images("train")
-        images = images[:: -(-len(images) // CALIBRATED_ON)]
+        images = _spread_over(self.images("train"))
         found = self.counts_of(images, self.config.halo).sum()
         if found > 0:
             self.model.density.scale *= sum(image.count for image in images) / found
@@ -273,7 +274,7 @@ class Training:
 
     def thresholds(self) -> dict[str, float]:
         """Of heat and colour, taken from the training images."""
-        train = self.images("train")
+        train = _spread_over(self.images("train"))
         level = colour_level((image.read() for image in train), self.config.pseudo)
         asked = self.config.pseudo.threshold
         return {"heat": self._heat_threshold(train, level) if asked == "counts" else float(asked), "colour": level}
@@ -294,7 +295,8 @@ class Training:
     def heat_of(self, image: CountedImage) -> NDArray[np.float32]:
         """(h, w) probability of a cell in every 4 x 4 px."""
         self.model.eval()
-        return np.asarray(inner(self.model.heat(self._features([image.read()])), self.cells)[0].cpu().numpy())
+        heat = self.model.centred_heat(tensor([image.read()], self.device, self.margin))
+        return np.asarray(inner(heat, self.cells)[0].cpu().numpy())
 
     def pseudo_masks(self, images: Images, thresholds: Mapping[str, float]) -> list[NDArray[np.bool_]]:
         """(H, W) of each image; an image whose label says that it has no cells has none in its mask."""
@@ -362,6 +364,11 @@ class Training:
             better="higher",
             recipe=self.config.segmenter.recipe,
         )
+
+
+def _spread_over(images: Images) -> Images:
+    """So many of them as calibration takes, evenly over all."""
+    return images[:: -(-len(images) // CALIBRATED_ON)]
 
 
 def counted(images: Images, found: NDArray[np.float64]) -> dict[str, float]:
