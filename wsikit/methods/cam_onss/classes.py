@@ -102,8 +102,8 @@ class ClassSchema(BaseModel):
 
     @property
     def unscored(self) -> tuple[int, ...]:
-        """Indices of masks that are no class."""
-        return tuple(index for index in self.colours if index >= len(self.classes))
+        """Indices of masks that are no class, rising."""
+        return tuple(sorted(index for index in self.colours if index >= len(self.classes)))
 
     def png_palette(self) -> list[int]:
         """256 x RGB, flat, as ``PIL.Image.putpalette`` takes it; indices without a meaning are mid grey."""
