@@ -51,8 +51,9 @@ def coloured(mask: Mask) -> Image.Image:
 
 
 def foreign_palette(mask: Mask) -> Image.Image:
+    """Of a tool of its own, black at 0."""
     image = Image.fromarray(mask)
-    image.putpalette([value for index in range(256) for value in (index, 10, 77)])
+    image.putpalette([value for index in range(256) for value in (index, 0, 0)])
     return image
 
 
