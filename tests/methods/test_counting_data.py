@@ -27,10 +27,10 @@ from tests.methods.planted_counting import (
     write_table,
 )
 from wsikit.errors import AnnotationError, ConfigError, PixelReadError, SlideOpenError
-from wsikit.methods.counting import data as counting_data
 from wsikit.methods.counting.appearance import appearance_groups
 from wsikit.methods.counting.data import CountingData, read_counts
 from wsikit.slides import open_slide
+from wsikit.training import images as training_images
 
 
 @pytest.fixture(scope="module")
@@ -392,7 +392,7 @@ def test_pixels_stay_in_memory_only_where_there_is_room(
     folder: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
 ) -> None:
     total = 6 * 64 * 64 * 3
-    monkeypatch.setattr(counting_data, "KEPT_BYTES", total + 1 if kept else total)
+    monkeypatch.setattr(training_images, "KEPT_BYTES", total + 1 if kept else total)
     image = read_counts(folder)[0]
     first = image.read()
     assert (image.read() is first) == kept
@@ -446,7 +446,7 @@ def test_changed_data_has_another_digest(
     folder: Path, planted: Sequence[Planted], monkeypatch: pytest.MonkeyPatch, change: str, kept: bool
 ) -> None:
     if not kept:
-        monkeypatch.setattr(counting_data, "KEPT_BYTES", 0)
+        monkeypatch.setattr(training_images, "KEPT_BYTES", 0)
     before = digest_of(folder)
     counts = [[f"{i:03d}.png", one.count, ""] for i, one in enumerate(planted)]
     pixels = planted[2].image.copy()
@@ -468,8 +468,8 @@ def test_changed_data_has_another_digest(
 def test_a_large_set_is_told_by_some_pixels_and_all_sizes(
     folder: Path, planted: Sequence[Planted], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(counting_data, "KEPT_BYTES", 0)
-    monkeypatch.setattr(counting_data, "LOOKED_AT", 2)
+    monkeypatch.setattr(training_images, "KEPT_BYTES", 0)
+    monkeypatch.setattr(training_images, "LOOKED_AT", 2)
     before = digest_of(folder)
     # the second image's pixels are not looked at, the size of its file is
     Image.fromarray(planted[0].image).save(folder / "001.png", compress_level=9)

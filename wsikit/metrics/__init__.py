@@ -39,12 +39,18 @@ from wsikit.metrics.precision import (
 )
 from wsikit.metrics.ratio import Ratio
 from wsikit.metrics.segmentation import (
+    absent_classes,
+    boundary_iou,
+    class_accuracy,
     class_dice,
     class_iou,
     confusion_matrix,
     frequency_weighted_iou,
+    mean_class_accuracy,
+    mean_dice,
     mean_iou,
     pixel_accuracy,
+    segmentation_scores,
 )
 
 __all__ = [
@@ -54,6 +60,7 @@ __all__ = [
     "Ratio",
     "Reliability",
     "ScoredMatches",
+    "absent_classes",
     "absolute_error",
     "accuracy",
     "aji",
@@ -64,7 +71,9 @@ __all__ = [
     "balanced_accuracy",
     "bin_counts",
     "bootstrap_interval",
+    "boundary_iou",
     "brier",
+    "class_accuracy",
     "class_dice",
     "class_iou",
     "confusion_matrix",
@@ -76,6 +85,8 @@ __all__ = [
     "match_points",
     "match_scored",
     "match_scored_labels",
+    "mean_class_accuracy",
+    "mean_dice",
     "mean_iou",
     "object_scores",
     "overlaps",
@@ -85,5 +96,6 @@ __all__ = [
     "quadratic_weighted_kappa",
     "quartile_edges",
     "reliability",
+    "segmentation_scores",
     "top_label",
 ]

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from wsikit.errors import ConfigError
 from wsikit.metrics.bootstrap import bootstrap_interval
 from wsikit.metrics.ratio import Ratio
-from wsikit.metrics.segmentation import class_dice, confusion_matrix
+from wsikit.metrics.segmentation import confusion_matrix, mean_class_accuracy, mean_dice
 
 
 def quadratic_weighted_kappa(truth: NDArray[np.integer], found: NDArray[np.integer], classes: int) -> float:
@@ -51,10 +51,7 @@ def balanced_accuracy(truth: NDArray[np.integer], found: NDArray[np.integer], cl
         truth, found: (N,) classes from 0 to ``classes`` - 1.
         classes: K.
     """
-    confusion = confusion_matrix(truth, found, classes)
-    true = confusion.sum(axis=1)
-    recall = np.diag(confusion)[true > 0] / true[true > 0]
-    return float(recall.mean()) if len(recall) else np.nan
+    return mean_class_accuracy(confusion_matrix(truth, found, classes))
 
 
 def macro_f1(truth: NDArray[np.integer], found: NDArray[np.integer], classes: int) -> float:
@@ -67,8 +64,7 @@ def macro_f1(truth: NDArray[np.integer], found: NDArray[np.integer], classes: in
         truth, found: (N,) classes from 0 to ``classes`` - 1.
         classes: K.
     """
-    f1 = class_dice(confusion_matrix(truth, found, classes))
-    return float(np.nanmean(f1)) if np.isfinite(f1).any() else np.nan
+    return mean_dice(confusion_matrix(truth, found, classes))
 
 
 def auc(truth: NDArray[np.bool_], scores: NDArray[np.floating]) -> float:

@@ -14,9 +14,7 @@ Every image has a count and every count an image; what lacks the other is an err
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,20 +22,14 @@ from typing import Literal, overload
 
 from wsikit.errors import ConfigError
 from wsikit.methods.counting.folders import image_files, labels_of, rows_of_labels, rows_of_table
-from wsikit.methods.counting.images import CountedImage, ImageFile, PixelSource
+from wsikit.methods.counting.images import CountedImage
 from wsikit.methods.counting.lysto import SUFFIXES, TRAINING, read_stack
 from wsikit.methods.counting.tables import Row
+from wsikit.training.images import ImageFile, PixelSource, digest, kept_where_small, other_mpp
 
 __all__ = ["CountedImage", "CountingData", "read_counts"]
 
-KEPT_BYTES = 1 << 30
-"""Images stay in memory when all of them together take less than this, decoded."""
-LOOKED_AT = 256
-"""Images of a larger data set whose pixels are part of its digest."""
 TABLES = ("counts.csv", "training_labels.csv")
-OTHER_MPP = 0.1
-"""An image whose file says a resolution that differs by more than this share is warned of: as much as a slide's level
-may be finer than what a model asks for."""
 
 Kind = Literal["lysto", "table", "labels"]
 
@@ -64,20 +56,10 @@ class CountingData(Sequence[CountedImage]):
 
     @cached_property
     def digest(self) -> str:
-        """sha256 (hexadecimal) of what is learned from: names, counts, groups and splits, sizes and pixels.
-
-        It knows no paths and no times, so that a copy is the same data. Of images that do not stay in memory it takes
-        the sizes of all files and the pixels of ``LOOKED_AT``, evenly over their order. Reads them: call it where they
-        are about to be read anyway. Raises PixelReadError.
-        """
-        found = hashlib.sha256()
-        step = max(1, len(self) // LOOKED_AT)
-        for index, image in enumerate(self):
-            said = [image.name, image.count, image.patient, image.slide, image.organ, image.split, *image.source.size]
-            found.update(json.dumps([*said, None if image.keep else image.source.bytes]).encode())
-            if image.keep or index % step == 0:
-                found.update(image.read().tobytes())
-        return found.hexdigest()
+        """sha256 (hexadecimal) of what is learned from: names, counts, groups and splits, sizes and pixels; see
+        ``wsikit.training.images.digest``. Raises PixelReadError."""
+        said = [(one.name, one.count, one.patient, one.slide, one.organ, one.split) for one in self]
+        return digest(self.images, said)
 
 
 def read_counts(path: str | Path | None, *, counts: str | Path | None = None, mpp: float | None = None) -> CountingData:
@@ -129,31 +111,29 @@ def _from_folder(folder: Path, table: Path | None, mpp: float | None) -> Countin
     else:
         rows = rows_of_labels([image for image, _ in opened.values()], truths, folder)
     images = [_counted(replace(row, image=path.name), opened[path][0], truths[path]) for path, row in rows.items()]
-    warnings = _other_mpp({path.name: own for path, (_, own) in opened.items() if own is not None}, mpp)
+    warnings = other_mpp({path.name: own for path, (_, own) in opened.items() if own is not None}, mpp)
     return _gathered("labels" if table is None else "table", images, warnings)
 
 
 def _counted(row: Row, source: PixelSource, truth: Path | None = None) -> CountedImage:
     assert row.image is not None
     assert row.count is not None
-    return CountedImage(row.image, row.count, source, row.patient, row.slide, row.organ, row.split, truth)
-
-
-def _other_mpp(said: Mapping[str, float], mpp: float | None) -> list[str]:
-    """What to warn of: image name -> um per px that its file says."""
-    other = {name: own for name, own in said.items() if mpp is not None and abs(own - mpp) > OTHER_MPP * mpp}
-    if not other:
-        return []
-    name, own = next(iter(other.items()))
-    return [f"{len(other)} of the images say another resolution than {mpp:g} um/px: {name} has {own:.4g}"]
+    return CountedImage(
+        name=row.image,
+        count=row.count,
+        source=source,
+        patient=row.patient,
+        slide=row.slide,
+        organ=row.organ,
+        split=row.split,
+        truth=truth,
+    )
 
 
 def _gathered(kind: Kind, images: Sequence[CountedImage], warnings: Sequence[str]) -> CountingData:
     if not images:
         raise ConfigError("there are no images", code="bad_counts", remedy="give data with at least one image")
-    total = sum(3 * width * height for width, height in (image.source.size for image in images))
-    kept = tuple(replace(image, keep=total < KEPT_BYTES) for image in images)
     if len({image.count for image in images}) == 1:
         said = f"all {len(images)} images have the count {images[0].count}: there is nothing to learn from them"
         warnings = [*warnings, said]
-    return CountingData(kept, kind, tuple(warnings))
+    return CountingData(kept_where_small(images), kind, tuple(warnings))

@@ -9,15 +9,13 @@ from pathlib import Path
 
 from wsikit.annotations.points import read_table
 from wsikit.errors import ConfigError
-from wsikit.patches.cohort import PATIENT_COLUMNS, SLIDE_COLUMNS
+from wsikit.training.tables import ALIASES as SHARED
+from wsikit.training.tables import columns as columns_of
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
-    "image": ("image", "image_name", "file", "filename", "file_name", "name"),
+    **SHARED,
     "count": ("count", "counts", "y", "cells", "n_cells", "num_cells", "n_nuclei"),
-    "patient": PATIENT_COLUMNS,
-    "slide": ("slide", *SLIDE_COLUMNS),
     "organ": ("organ", "tissue"),
-    "split": ("split", "fold"),
 }
 """Columns, upper or lower case, by the names that tables give them."""
 
@@ -48,7 +46,7 @@ def read_rows(path: Path, needed: tuple[str, ...] = ("image", "count")) -> list[
         AnnotationError: it cannot be read as a table.
     """
     header, lines = read_table(path)
-    columns = _columns(path, header, needed)
+    columns = columns_of(path, header, ALIASES, needed, "bad_counts")
     rows = []
     for line, cells in lines:
         where = f"{path.name}, line {line}"
@@ -63,24 +61,6 @@ def read_rows(path: Path, needed: tuple[str, ...] = ("image", "count")) -> list[
         number = said.pop("count", None)
         rows.append(Row(where, count=None if number is None else whole(number, where), **said))
     return rows
-
-
-def _columns(path: Path, header: list[str], needed: tuple[str, ...]) -> dict[str, int]:
-    """Canonical name -> index, for the columns that the table has."""
-    names = [name.strip().lower() for name in header]
-    found = {
-        key: next(names.index(alias) for alias in aliases if alias in names)
-        for key, aliases in ALIASES.items()
-        if set(aliases) & set(names)
-    }
-    for key in needed:
-        if key not in found:
-            raise ConfigError(
-                f"{path} has no column {key!r}; it has {', '.join(repr(name) for name in header)}",
-                code="bad_counts",
-                remedy=f"name the column one of {', '.join(ALIASES[key])}; columns are parted by commas or semicolons",
-            )
-    return found
 
 
 def whole(value: object, where: str) -> int:
