@@ -1,4 +1,4 @@
-"""The counting method on real pixels, counts only: `python benchmarks/counting.py FOLDER [--seeds 5]`.
+"""The counting method on real pixels, counts only: `python benchmarks/counting.py FOLDER`.
 
 FOLDER holds images with instance labels beside them (`NAME_labels.png`): labels are counted for training and otherwise
 used for scoring only. Every seed is a split of its own, 56 images of 70 for training (7 of them choose the epochs) and
@@ -75,30 +75,35 @@ def _nuclei(data: Path, names: list[str], mpp: float) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print a line for each split, mean and deviation over seeds, and as the last line JSON."""
+    """A line for each split, appended to a file; mean and deviation over seeds of all that the file holds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
+    parser.add_argument("--by", choices=["image", "look"], nargs="+", default=["image", "look"])
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an option of the method")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/counting.jsonl"))
     asked = parser.parse_args()
     options = ["pseudo.channel=haematoxylin", *asked.set]
-    told: dict[str, list[dict[str, float]]] = {"by image": [], "by look": []}
     with tempfile.TemporaryDirectory() as folder:
-        sources = {"by image": asked.folder, "by look": grouped(asked.folder, Path(folder) / "grouped")}
-        for seed in range(asked.seeds):
-            for name, data in sources.items():
-                metrics = one(data, Path(folder) / f"{name}-{seed}", seed, options)
-                told[name].append(metrics)
-                print(
-                    f"{name} {seed}: " + "  ".join(f"{key} {metrics[key]:.3f}" for key in (*SHOWN, "seconds")),
-                    flush=True,
-                )
-    for name, rows in told.items():
+        sources = {"image": asked.folder, "look": grouped(asked.folder, Path(folder) / "grouped")}
+        for by in asked.by:
+            for seed in asked.seeds:
+                metrics = one(sources[by], Path(folder) / f"{by}-{seed}", seed, options)
+                line = {"by": by, "seed": seed, "options": options, **metrics}
+                with asked.out.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                shown = "  ".join(f"{key} {metrics[key]:.3f}" for key in (*SHOWN, "seconds"))
+                print(f"by {by} {seed}: {shown}", flush=True)
+    rows = [json.loads(line) for line in asked.out.read_text().splitlines()]
+    for by in ("image", "look"):
         for key in SHOWN:
-            values = [row[key] for row in rows]
-            spread = stdev(values) if len(values) > 1 else 0.0
-            print(f"{name:9} {key:18} {fmean(values):.3f} ± {spread:.3f}  worst {_worst(key, values):.3f}")
-    print(json.dumps(told))
+            values = [row[key] for row in rows if row["by"] == by]
+            if values:
+                spread = stdev(values) if len(values) > 1 else 0.0
+                print(
+                    f"by {by:6} {key:18} {fmean(values):.3f} ± {spread:.3f}  worst {_worst(key, values):.3f}  "
+                    f"n {len(values)}"
+                )
 
 
 def _worst(key: str, values: list[float]) -> float:

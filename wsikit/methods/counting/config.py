@@ -32,7 +32,7 @@ class Counter(_Part):
     hard: float = Field(default=0.0, ge=0, lt=1)
     """Share of an epoch that is drawn from the images with the largest errors of the epoch before; 0 takes every image
     once."""
-    recipe: Recipe = Recipe(epochs=40, batch_size=8, learning_rate=1e-3)
+    recipe: Recipe = Recipe(epochs=60, batch_size=8, learning_rate=1e-3)
 
 
 class Instances(_Part):
