@@ -27,6 +27,8 @@ class FeatureEncoder(nn.Module):
     Args:
         name: timm's name of the architecture.
         depth: how many levels, the finest first.
+        output_stride: of the coarsest level; levels that would be coarser are dilated instead, with the same weights.
+            None leaves the network as it is.
 
     Raises:
         UnknownNameError: no such architecture; the message names the nearest.
@@ -36,18 +38,18 @@ class FeatureEncoder(nn.Module):
     _mean: Tensor
     _std: Tensor
 
-    def __init__(self, name: str, *, depth: int = 5) -> None:
+    def __init__(self, name: str, *, depth: int = 5, output_stride: int | None = None) -> None:
         super().__init__()
         known(name)
         if depth < 1:
             raise ConfigError(f"depth is a number of levels from 1 on, got {depth}")
         self.name, self.depth = name, depth
-        self.backbone = _levels(name, depth)
+        self.backbone = _levels(name, depth, output_stride)
         self.channels: tuple[int, ...] = tuple(self.backbone.feature_info.channels())
         """Of each level, finest first."""
         self.strides: tuple[int, ...] = tuple(self.backbone.feature_info.reduction())
         """Pixels of the picture by pixel of a level, finest first."""
-        if not _halving(self.strides):
+        if not _halving(self.strides, output_stride):
             raise _no_pyramid(name, depth, f"its levels have strides {', '.join(map(str, self.strides))}")
         wanted = preprocess(self.backbone.pretrained_cfg)
         self.mean, self.std = wanted.mean, wanted.std
@@ -75,9 +77,12 @@ def extended(x: Tensor, rows: int, columns: int) -> Tensor:
     return functional.pad(x, (0, columns, 0, rows), mode="replicate") if rows or columns else x
 
 
-def _levels(name: str, depth: int) -> Any:
+def _levels(name: str, depth: int, output_stride: int | None) -> Any:
+    dilated: dict[str, Any] = {} if output_stride is None else {"output_stride": output_stride}
     try:
-        network: Any = timm.create_model(name, pretrained=False, features_only=True, out_indices=tuple(range(depth)))
+        network: Any = timm.create_model(
+            name, pretrained=False, features_only=True, out_indices=tuple(range(depth)), **dilated
+        )
     except (RuntimeError, AssertionError, IndexError, ValueError, TypeError, AttributeError) as error:
         raise _no_pyramid(name, depth, f"timm says: {error}") from error
     # timm cuts other families itself; EfficientNets and MobileNets would compute stages that nothing asks for
@@ -87,8 +92,8 @@ def _levels(name: str, depth: int) -> Any:
     return network
 
 
-def _halving(strides: tuple[int, ...]) -> bool:
-    return bool(strides) and strides[0] in {2, 4} and all(b == 2 * a for a, b in pairwise(strides))
+def _halving(strides: tuple[int, ...], last: int | None) -> bool:
+    return bool(strides) and strides[0] in {2, 4} and all(b == 2 * a or a == b == last for a, b in pairwise(strides))
 
 
 def _no_pyramid(name: str, depth: int, reason: str) -> ConfigError:

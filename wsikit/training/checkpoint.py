@@ -72,6 +72,16 @@ class MethodCard(BaseModel):
                 remedy=f"give a checkpoint of {method}, or train one: `wsikit models` lists what there is",
             )
 
+    def check_mpp(self, mpp: float | None, tolerance: float) -> None:
+        """Raise ConfigError (code wrong_mpp) for um per px that are off the card's by more than this share of them."""
+        if mpp is not None and abs(mpp - self.mpp) > tolerance * self.mpp + 1e-9:
+            raise ConfigError(
+                f"{self.name} was trained at {self.mpp:g} um per px and would see {mpp:.4g}; up to {tolerance:.0%} is "
+                "allowed",
+                code="wrong_mpp",
+                remedy=f"leave out --mpp, or run it at {self.mpp:g}",
+            )
+
 
 def save_checkpoint(path: Path, state: Mapping[str, torch.Tensor], card: MethodCard) -> Path:
     """Write weights, then their card, each by rename.

@@ -93,6 +93,13 @@ def read_kept(out: Path, identity: Mapping[str, Any]) -> Kept | None:
     return kept
 
 
+def last_weights(out: Path) -> State:
+    """Weights of the last epoch, on the CPU, chosen or not. Raises ConfigError (code bad_weights)."""
+    saved: Any = read_pickled(out / LAST)
+    weights: State = saved["weights"]
+    return weights
+
+
 def as_text(identity: Mapping[str, Any]) -> str:
     """JSON with sorted keys, the same for equal values."""
     return json.dumps(identity, sort_keys=True, default=str)

@@ -24,6 +24,7 @@ from wsikit.nn.images import Preprocess
 from wsikit.outlines import moments, outlines
 from wsikit.predictions import Batch, Label, Objects, Points
 from wsikit.predictors.basins import basins
+from wsikit.predictors.border import mirrored
 from wsikit.training.checkpoint import MethodCard, load_checkpoint
 
 if TYPE_CHECKING:
@@ -141,26 +142,6 @@ class CellPoints(_Counting):
         return Points(region, xy, np.zeros(len(xy), np.int64), scores, radius=radius, density=self.density_of(cells))
 
 
-def mirrored(image: NDArray[np.uint8], region: Region, plane: Region) -> NDArray[np.uint8]:
-    """The patch with what lies outside the slide taken from inside, mirrored at the border."""
-    inside = region.intersection(plane)
-    if inside == region or inside is None:
-        return image
-    columns, rows = (
-        _mirror(np.arange(start, stop), length) - start
-        for start, stop, length in ((region.x, region.x1, plane.width), (region.y, region.y1, plane.height))
-    )
-    height, width = image.shape[:2]
-    # a slide narrower than the halo has no mirror image for all of it: the nearest pixel that the patch holds
-    return image[np.clip(rows, 0, height - 1)][:, np.clip(columns, 0, width - 1)]
-
-
-def _mirror(position: NDArray[np.int64], length: int) -> NDArray[np.int64]:
-    """Positions on a line of ``length`` pixels that repeats itself mirrored, the border pixel included."""
-    folded = np.mod(position, 2 * length)
-    return np.asarray(np.minimum(folded, 2 * length - 1 - folded))
-
-
 def separated(probability: NDArray[np.float32], config: Config, mpp: float) -> NDArray[np.int32]:
     """(H, W) labels of cells from 1 in row order: the mask cut where it is narrow, without what is too small.
 
@@ -272,10 +253,4 @@ def _check(card: MethodCard, path: Path, mpp: float | None) -> None:
             code="wrong_method",
             remedy="train with counter: {head: density}",
         )
-    if mpp is not None and abs(mpp - card.mpp) > TOLERANCE * card.mpp + 1e-9:
-        raise ConfigError(
-            f"{card.name} was trained at {card.mpp:g} um per px and would see {mpp:.4g}; up to {TOLERANCE:.0%} is "
-            "allowed",
-            code="wrong_mpp",
-            remedy=f"leave out --mpp, or run it at {card.mpp:g}",
-        )
+    card.check_mpp(mpp, TOLERANCE)

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch.nn import functional
 
-from wsikit.methods.counting.batches import of_one_shape, recoloured, tensor, turned
 from wsikit.methods.counting.config import LYSTO_EDGES, Config
 from wsikit.methods.counting.data import CountedImage, CountingData, read_counts
 from wsikit.methods.counting.instances import STRIDE, Selection, count_threshold, select, windows_per_cell
@@ -29,6 +28,7 @@ from wsikit.methods.counting.model import CountingNet, build_model, inner
 from wsikit.methods.counting.pseudo import cleaned, colour_level, pseudo_mask, spread, strength
 from wsikit.metrics import bin_counts, quadratic_weighted_kappa
 from wsikit.nn.device import choose_device
+from wsikit.training.batches import of_one_shape, recoloured, tensor, turned
 from wsikit.training.fit import Fitted, Watch, fit
 from wsikit.training.splits import Member, Splits, split_members
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wsikit.methods.counting.data import CountedImage
 from wsikit.stain.augment import augment as other_stain
+from wsikit.training.images import TrainingImage
 
+M = TypeVar("M", np.bool_, np.uint8)
 LIGHT = 0.1
 """Largest change of brightness and of contrast, as a share."""
 STAIN = 0.1
@@ -19,7 +20,7 @@ STAIN = 0.1
 
 
 def of_one_shape(
-    images: Sequence[CountedImage], order: Iterable[int], size: int, least: int = 1
+    images: Sequence[TrainingImage], order: Iterable[int], size: int, least: int = 1
 ) -> Iterator[list[int]]:
     """Indices in batches of images of one shape, each batch in the order in which its images come; the last ones of a
     shape, where they are fewer than ``least``, are left out."""
@@ -41,8 +42,8 @@ def tensor(images: Sequence[NDArray[np.uint8]], device: torch.device, margin: in
 
 
 def turned(
-    images: list[NDArray[np.uint8]], masks: list[NDArray[np.bool_]] | None, rng: np.random.Generator
-) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.bool_]] | None]:
+    images: list[NDArray[np.uint8]], masks: list[NDArray[M]] | None, rng: np.random.Generator
+) -> tuple[list[NDArray[np.uint8]], list[NDArray[M]] | None]:
     """Images, and masks with them, in one of the eight orientations of the square; the quarter turn is the batch's."""
     turn = int(rng.integers(2))
     flips = rng.integers(2, size=(len(images), 2)) * -2 + 1
