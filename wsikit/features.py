@@ -109,6 +109,9 @@ class MaskBlock:
     """layer name -> (H, W) pixel values; 0 is nothing."""
     scores: NDArray[np.uint8] | None = None
     """(K, H, W) scores of the K labels in steps of 1/255, for score maps."""
+    confidence: NDArray[np.uint8] | None = None
+    """(H, W) the best score of each pixel less the second best, in steps of 1/255, for score maps; 0 where nothing was
+    analysed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

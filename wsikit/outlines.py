@@ -105,7 +105,7 @@ def moments(label_image: NDArray[np.integer], count: int) -> NDArray[np.int64]:
 def _rings(label_image: NDArray[np.integer]) -> _Rings:
     """Follow the edges around every object, with the object on the right hand."""
     keys, follower, width, flat = _edges(label_image)
-    order, starts = _ring_order(follower)
+    order, starts = ring_order(follower)
     keys = keys[order]
     pixel, side = np.divmod(keys, 4)
     row, column = np.divmod(pixel, width)
@@ -159,7 +159,7 @@ def _follow(
     return np.where(flat[ahead] != label, turn, np.where(flat[diagonal] != label, straight, inner))
 
 
-def _ring_order(follower: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def ring_order(follower: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Edges in walking order, ring after ring, each from its first edge in row order; and where the rings start."""
     following: list[int] = follower.tolist()
     visited = bytearray(len(following))

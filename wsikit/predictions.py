@@ -6,6 +6,7 @@ frame: (x, y) in pixels of that region, pixel-corner convention. Stitchers move 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
@@ -14,7 +15,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from wsikit.errors import PredictionError
+from wsikit.errors import ConfigError, PredictionError
 from wsikit.geometry import Region, TileSpec
 
 if TYPE_CHECKING:
@@ -241,6 +242,23 @@ class Bag:
         return len(self.features)
 
 
+@dataclass(frozen=True, slots=True)
+class AreaSpec:
+    """How a class map becomes areas.
+
+    Raises ConfigError for a size that is no finite number of at least 0.
+    """
+
+    least_um2: float = 0.0
+    """Connected areas below this, um^2, and holes of that size are given to the class around them that scores best
+    there; never to a background label. 0 leaves the map as it is."""
+
+    def __post_init__(self) -> None:
+        size: object = self.least_um2
+        if isinstance(size, bool) or not isinstance(size, int | float) or not (math.isfinite(size) and size >= 0):
+            raise ConfigError(f"AreaSpec.least_um2 is a finite area in um^2 of at least 0, got {size!r}")
+
+
 @runtime_checkable
 class Predictor(Protocol):
     """A model over patches. Plain Python objects that pickle; ``prepare`` returns a bound copy.
@@ -249,6 +267,9 @@ class Predictor(Protocol):
 
     A predictor of ``Objects`` or ``Points`` that gives a ``density`` with every prediction says so by an attribute
     ``density_cell: int``, the side of the cells in lattice px. Core, halo and phase are whole multiples of it.
+
+    A predictor of ``ScoreMap`` whose classes are areas that a person would draw says so by an attribute ``areas:
+    AreaSpec``. Its map is then cleaned up, and outlined: an annotation for every connected area of a class.
     """
 
     @property
@@ -381,6 +402,26 @@ def density_cell(model: Model) -> int:
     """Side in lattice px of the cells of a model's density maps; 0 where it gives none."""
     cell: int = getattr(model, "density_cell", 0)
     return cell
+
+
+def area_spec(model: Model) -> AreaSpec | None:
+    """How a model's class map becomes areas; None where it does not."""
+    spec: AreaSpec | None = getattr(model, "areas", None)
+    return spec
+
+
+def check_area_spec(model: Model) -> None:
+    """Raise PredictionError unless ``areas`` of a model is what it should be."""
+    spec = area_spec(model)
+    if spec is None:
+        return
+    if not (isinstance(model, Predictor) and model.produces is ScoreMap):
+        raise PredictionError(f"{model.name!r} has areas, which go with ScoreMap")
+    if not isinstance(spec, AreaSpec):
+        raise PredictionError(
+            f"{model.name!r} has areas={spec!r}, an AreaSpec is needed",
+            remedy="write areas = AreaSpec(least_um2=...), or leave it out",
+        )
 
 
 def check_density_cell(model: Model) -> None:

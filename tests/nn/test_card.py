@@ -70,6 +70,8 @@ def test_the_halo_is_part_of_the_patch() -> None:
         ({"task": "embedding"}, "labels: a model that embeds has none"),
         ({"task": "detection"}, "task: .*'classification', 'segmentation', .*got 'detection'"),
         ({"halo": 4}, "halo: only segmentation has one"),
+        ({"least_um2": 4}, "least_um2: only the class maps"),
+        ({"task": "segmentation", "least_um2": -1}, "least_um2"),
         ({"task": "segmentation", "halo": 30}, "halo"),
         ({"task": "segmentation", "size": 32}, "size: segmentation"),
         ({"patch": 0}, "patch: "),

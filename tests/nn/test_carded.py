@@ -28,7 +28,7 @@ from wsikit.nn.carded import load_carded
 from wsikit.pipeline.batch import run_many
 from wsikit.pipeline.inputs import find_slides
 from wsikit.pipeline.run import run
-from wsikit.predictions import BagPredictor, Batch, Encoder, Predictor
+from wsikit.predictions import AreaSpec, BagPredictor, Batch, Encoder, Predictor, area_spec
 from wsikit.predictors import load_predictor
 from wsikit.sinks.geojson import GeoJSONSink
 from wsikit.sinks.omezarr import OmeZarrSink
@@ -400,3 +400,10 @@ def test_an_onnx_file_computes_in_what_it_was_exported_in(tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match="asks for bfloat16") as caught:
         load_carded(path)
     assert caught.value.code == "bad_card"
+
+
+@pytest.mark.parametrize(("told", "areas"), [({}, None), ({"least_um2": 250}, AreaSpec(250.0))])
+def test_a_card_says_whether_a_class_map_becomes_areas(
+    make: Callable[..., Path], told: dict[str, Any], areas: AreaSpec | None
+) -> None:
+    assert area_spec(load_predictor(str(make(MAP | told)))) == areas

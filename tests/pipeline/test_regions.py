@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import shapely
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from tests.pipeline.test_roi import array
-from tests.planted import INK, BlobCounter, BlobPredictor, PointPredictor, RampPredictor, scene
+from tests.planted import INK, BlobCounter, BlobPredictor, InkEncoder, PointPredictor, RampPredictor, scene
 from wsikit.annotations import write_annotations
 from wsikit.annotations.annotations import Item, gather
 from wsikit.config import RunConfig
@@ -32,6 +33,7 @@ from wsikit.pipeline.report import write_reports
 from wsikit.pipeline.run import RunReport, run
 from wsikit.predictors import load_predictor
 from wsikit.sinks.geojson import GeoJSONSink
+from wsikit.sinks.omezarr import OmeZarrSink
 from wsikit.slides import Slide, open_slide
 from wsikit.stitching.density import STRIP
 from wsikit.tissue import TissueMask, find_tissue
@@ -169,14 +171,57 @@ def test_a_slide_without_tissue_has_a_table_without_rows(tmp_path: Path) -> None
     assert (tmp_path / REGIONS).read_text().startswith("slide_id,region,name,class,x0,")
 
 
-def test_points_have_regions_and_score_maps_have_none(tmp_path: Path) -> None:
+def test_points_have_regions(tmp_path: Path) -> None:
     slide = scene(WIDTH, HEIGHT, BLOBS)
     (only,), report = table(slide, TissueMask.whole(slide), tmp_path, PointPredictor())
     assert int(only["objects"]) == report.merged.objects == len(BLOBS)
     assert "density_count" not in only
-    (tmp_path / REGIONS).unlink()
-    run(slide, RampPredictor(), mask=TissueMask.whole(slide), regions=tmp_path / REGIONS)
-    assert not (tmp_path / REGIONS).exists()
+
+
+def class_map(slide: Slide, mask: TissueMask, folder: Path, block: int = 64) -> tuple[list[dict[str, str]], Any, Any]:
+    """Table, classes as written (H, W), and what the run says of them."""
+    sink = OmeZarrSink(folder / "masks.ome.zarr", block=block, chunk=block)
+    report = run(slide, RampPredictor(core=64, halo=8), sink, mask=mask, regions=folder / REGIONS)
+    classes: Any = zarr.open_group(sink.path, mode="r")["labels/classes/0"]
+    return rows(folder / REGIONS), classes[:], report.merged.class_map
+
+
+def test_classes_of_a_map_are_measured_in_each_piece_of_tissue(tmp_path: Path) -> None:
+    mask = two_pieces()
+    found, classes, facts = class_map(scene(WIDTH, HEIGHT, BLOBS), mask, tmp_path)
+    assert [row["name"] for row in found] == ["Tissue 1", "Tissue 2"]
+    assert "objects" not in found[0]
+    for k, kind in enumerate(KINDS, 1):
+        counts = [(classes[:, :150] == k).sum(), (classes[:, 150:] == k).sum()]
+        assert column(found, f"area_mm2:{kind}") == pytest.approx([n * 0.25 / 1e6 for n in counts], abs=1e-6)
+        totals = [(classes[:, :150] > 0).sum(), (classes[:, 150:] > 0).sum()]
+        shares = [n / total for n, total in zip(counts, totals, strict=True)]
+        assert column(found, f"fraction:{kind}") == pytest.approx(shares, abs=1e-6)
+        assert sum(column(found, f"area_mm2:{kind}")) == pytest.approx(facts.areas_mm2[kind], abs=2e-6)
+
+
+@pytest.mark.parametrize("block", [16, 64, 512])
+def test_classes_of_a_map_are_measured_in_each_drawn_area(tmp_path: Path, block: int) -> None:
+    slide = scene(WIDTH, HEIGHT, BLOBS)
+    areas = [
+        Area(shapely.box(0, 0, 160, 260), "left", "Tumor"),
+        Area(shapely.Polygon([(120, 3), (290, 40), (200, 250)]), "slanted"),
+        Area(shapely.MultiPolygon([shapely.box(0, 0, 30, 30), shapely.box(200, 200, 300, 260)]), "two parts"),
+    ]
+    found, classes, _ = class_map(slide, limited(slide, areas), tmp_path, block)
+    y, x = np.mgrid[:HEIGHT, :WIDTH] + 0.5
+    for k, kind in enumerate(KINDS, 1):
+        counts = [((classes == k) & shapely.contains_xy(area.shape, x, y)).sum() for area in areas]
+        assert column(found, f"area_mm2:{kind}") == pytest.approx([n * 0.25 / 1e6 for n in counts], abs=1e-6)
+
+
+def test_regions_without_anything_analysed_have_no_fractions(tmp_path: Path) -> None:
+    slide = scene(WIDTH, HEIGHT, BLOBS)
+    areas = [Area(shapely.box(0, 0, 99, 99), "tissue"), Area(shapely.box(143, 20, 157, 60), "gap")]
+    parts = array([area.shape for area in areas])
+    (first, second), _, _ = class_map(slide, two_pieces().limited(parts, slide, drawn=areas), tmp_path)
+    assert float(first["fraction:Blob"]) + float(first["fraction:Other"]) == pytest.approx(1)
+    assert (second["area_mm2:Blob"], second["fraction:Blob"]) == ("0.000000", "")
 
 
 def test_names_that_would_break_the_table_are_escaped(tmp_path: Path) -> None:
@@ -297,8 +342,8 @@ def test_a_table_of_all_that_nothing_stands_behind_is_removed(
 ) -> None:
     entries = pictures(tmp_path / "in", ["a"])
     run_many(entries, tmp_path / "out", counting)
-    monkeypatch.setattr(batch_module, "load_model", lambda *_, **__: RampPredictor(core=64, halo=8))
-    run_many(entries, tmp_path / "out", counting)
+    monkeypatch.setattr(batch_module, "load_model", lambda *_, **__: InkEncoder())
+    run_many(entries, tmp_path / "out", counting.model_copy(update={"format": ("features.zarr",)}))
     assert not (tmp_path / "out" / REGIONS).exists()
     assert not (tmp_path / "out" / "a" / REGIONS).exists()
 

@@ -189,6 +189,27 @@ def test_score_maps_have_areas_and_no_objects(tmp_path: Path) -> None:
     assert rows(tmp_path, [areas])[0]["objects_per_mm2"] == ""
 
 
+MAP = {
+    **{"objects": 0, "objects_per_class": {}, "tissue_um2": 4e6},
+    **{"area_fractions": {"Tumor": 0.75, "Stroma": 0.25}, "areas_mm2": {"Tumor": 1.5, "Stroma": 0.5}},
+    **{"mean_confidence": 0.875, "low_confidence": 0.0625, "tumor_stroma_ratio": 3.0},
+}
+"""A class map of half of the tissue."""
+
+
+def test_a_class_map_shows_areas_confidence_and_ratio(tmp_path: Path) -> None:
+    text = page(tmp_path, [complete(**MAP)]).text
+    section = text[text.index("Slide by slide") :]
+    assert "75.0 % 1.50 mm²" in section
+    assert "Tumour per stroma3.00" in section
+    assert re.search(r"Confidence0\.875 mean, low on 6\.\d %", section)
+
+
+def test_the_area_of_a_class_in_all_slides_is_what_was_analysed(tmp_path: Path) -> None:
+    text = page(tmp_path, [complete("a", **MAP), complete("b", **MAP)]).text
+    assert re.search(r"Tumor\s*3\.00\s*75\.0 %", text)
+
+
 @pytest.mark.parametrize(("key", "head"), [("bad_tiles", "Bad tiles"), ("seam_conflicts", "Seam conflicts")])
 def test_what_went_wrong_nowhere_has_no_column(tmp_path: Path, key: str, head: str) -> None:
     some: Any = [{"level": 0, "box": [0, 0, 240, 240]}] if key == "bad_tiles" else 3
@@ -452,6 +473,16 @@ def test_summary_of_score_maps_has_fractions(tmp_path: Path) -> None:
     both = [complete("a"), complete("b", objects=None, objects_per_class={}, area_fractions={"DAB": 0.25})]
     first, second = rows(tmp_path, both)
     assert (first["fraction:DAB"], second["fraction:DAB"], second["objects:Nucleus"]) == ("", "0.25", "")
+
+
+def test_summary_of_class_maps_has_areas_confidence_and_ratio(tmp_path: Path) -> None:
+    first, second = rows(tmp_path, [complete("a"), complete("b", **MAP)])
+    wanted = {
+        "area_mm2:Tumor": "1.5", "area_mm2:Stroma": "0.5", "fraction:Tumor": "0.75", "mean_confidence": "0.875",
+        "low_confidence": "0.0625", "tumor_stroma_ratio": "3.0",
+    }  # fmt: skip
+    assert {name: second[name] for name in wanted} == wanted
+    assert {first[name] for name in wanted} == {""}
 
 
 def test_summary_counts_no_objects_where_none_were_looked_for(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.planted import INK, PAPER, BlobPredictor
+from tests.planted_areas import Oracle, painted, planted_classes
 from wsikit.config import RunConfig
 from wsikit.errors import OutputError
 from wsikit.pipeline import batch as batch_module
@@ -22,6 +23,7 @@ from wsikit.pipeline.inputs import SlideEntry, find_slides
 from wsikit.pipeline.results import is_done, load_result, save_result
 from wsikit.pipeline.stages import SPOOL, SlideTask, begin, finish, predict
 from wsikit.pipeline.workers import IN_FLIGHT
+from wsikit.predictions import AreaSpec
 from wsikit.predictors.files import dumps
 
 CONFIG = RunConfig(mpp_override=0.5, num_workers=1, cluster="threads", supertile=128, tissue="whole")
@@ -85,6 +87,22 @@ def test_what_was_done_is_not_done_again_and_the_outputs_are_the_same(
     assert record["status"] == "complete"
     assert record["objects"] == whole["objects"] > 100
     assert record["supertiles"] == whole["supertiles"]
+    assert outputs(tmp_path / "out") == outputs(tmp_path / "whole")
+
+
+def test_class_maps_and_their_areas_go_on_to_the_same_bytes(
+    entries: list[SlideEntry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(painted(planted_classes(SIDE, SIDE, grain=60))).save(entries[0].path)
+    model = Oracle(core=64, halo=16, areas=AreaSpec(least_um2=50.0))
+    monkeypatch.setattr(batch_module, "load_model", lambda *_, **__: model)
+    config = CONFIG.model_copy(update={"format": ("geojson.gz", "omezarr", "parquet")})
+    run_many(entries, tmp_path / "whole", config)
+    end_in_the_middle(entries, tmp_path / "out", config)
+    again = Ending()
+    (record,) = run_many(entries, tmp_path / "out", config, observer=again)
+    assert again.first > 0
+    assert record["areas_mm2"]["Tumor"] > 0
     assert outputs(tmp_path / "out") == outputs(tmp_path / "whole")
 
 

@@ -32,7 +32,7 @@ SLIDE_MPP, MPP, OVERVIEW_MPP = 0.25, 0.5, 4.0
 LABELS = (Label("Tumor", (200, 0, 0)), Label("Stroma", (0, 150, 80)))
 CLASSES = Layer("classes", "uint8", {1: (200, 0, 0), 2: (0, 150, 80)}, {1: "Tumor", 2: "Stroma"})
 INSTANCES = Layer("instances", "uint32")
-GROUPS = ["labels/classes", "labels/instances", "scores"]
+GROUPS = ["labels/classes", "labels/instances", "scores", "confidence"]
 
 
 def _overview() -> NDArray[np.uint8]:
@@ -49,6 +49,7 @@ CONTEXT = SinkContext(
     model="test",
     layers=(CLASSES, INSTANCES),
     has_scores=True,
+    has_confidence=True,
     overview=_overview(),
     overview_mpp=OVERVIEW_MPP,
 )
@@ -61,6 +62,7 @@ def _planes() -> dict[str, NDArray[Any]]:
         "labels/classes": rng.integers(0, 3, (HEIGHT, WIDTH)).astype(np.uint8),
         "labels/instances": rng.integers(0, 1 << 30, (HEIGHT, WIDTH)).astype(np.uint32),
         "scores": rng.integers(0, 256, (2, HEIGHT, WIDTH)).astype(np.uint8),
+        "confidence": rng.integers(0, 256, (1, HEIGHT, WIDTH)).astype(np.uint8),
     }
     for plane in planes.values():
         plane[..., :BLOCK, BLOCK : 3 * BLOCK] = 0
@@ -78,7 +80,7 @@ def _regions() -> list[Region]:
 def _block(planes: dict[str, NDArray[Any]], region: Region) -> MaskBlock:
     rows, columns = slice(region.y, region.y1), slice(region.x, region.x1)
     layers = {name.removeprefix("labels/"): plane[rows, columns] for name, plane in planes.items() if plane.ndim == 2}
-    return MaskBlock(region, layers, planes["scores"][:, rows, columns])
+    return MaskBlock(region, layers, planes["scores"][:, rows, columns], planes["confidence"][0, rows, columns])
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
@@ -134,7 +136,7 @@ def test_labels_keep_every_second_pixel(written: Path, group: str) -> None:
         assert np.array_equal(level, levels[0][:: 2**k, :: 2**k])
 
 
-@pytest.mark.parametrize("group", ["", "scores"])
+@pytest.mark.parametrize("group", ["", "scores", "confidence"])
 def test_images_and_scores_are_averaged(written: Path, group: str) -> None:
     levels = _levels(written, group)
     for fine, coarse in pairwise(levels):
@@ -196,7 +198,7 @@ def test_a_labelled_square_lies_in_the_same_micrometres_at_every_level(tmp_path:
         assert np.abs(found * scale + translation - middle).max() <= scale / 2
 
 
-@pytest.mark.parametrize("group", ["", "scores"])
+@pytest.mark.parametrize("group", ["", "scores", "confidence"])
 def test_averaged_pixels_are_placed_at_the_middle_of_what_they_average(written: Path, group: str) -> None:
     for level in range(len(_levels(written, group))):
         scale, translation = _place(written, group, level)
@@ -212,8 +214,10 @@ def test_label_pixels_are_placed_where_the_pixel_they_keep_was(written: Path, gr
         assert 5 * scale + translation == pytest.approx(5 * 2**level * scale0 + translation0)
 
 
-MODELS = [("", "image", "Image"), ("scores", "image", "Image"), ("labels", "labels", "Labels")] + [
-    (group, "image_label", "ImageLabel") for group in GROUPS[:2]
+MODELS = [
+    *((group, "image", "Image") for group in ("", "scores", "confidence")),
+    ("labels", "labels", "Labels"),
+    *((group, "image_label", "ImageLabel") for group in GROUPS[:2]),
 ]
 
 
@@ -264,7 +268,9 @@ def _committed(folder: Path, ngff: Version, regions: list[Region]) -> Path:
     sink.begin(CONTEXT)
     for region in regions:
         ones = np.ones((region.height, region.width), np.uint8)
-        sink.write(MaskBlock(region, {"classes": ones, "instances": ones.astype(np.uint32)}, np.stack([ones, ones])))
+        sink.write(
+            MaskBlock(region, {"classes": ones, "instances": ones.astype(np.uint32)}, np.stack([ones, ones]), ones)
+        )
     sink.commit()
     return sink.path
 
@@ -295,6 +301,7 @@ def test_empty_blocks_are_not_stored(tmp_path: Path, ngff: Version) -> None:
     files = [p for p in (sink.path / "labels").rglob("*") if p.is_file() and not p.name.startswith((".z", "zarr.json"))]
     assert files == []
     assert not _levels(sink.path, "scores")[0].any()
+    assert not _levels(sink.path, "confidence")[0].any()
 
 
 def test_the_bounds_offset_is_not_subtracted(written: Path) -> None:
@@ -303,15 +310,17 @@ def test_the_bounds_offset_is_not_subtracted(written: Path) -> None:
 
 GOOD = _block(_planes(), _regions()[0])
 BROKEN = {
-    "off the lattice": MaskBlock(Region(5, 0, BLOCK, BLOCK, MPP), GOOD.layers, GOOD.scores),
-    "outside": MaskBlock(Region(0, 3 * BLOCK, BLOCK, BLOCK, MPP), GOOD.layers, GOOD.scores),
-    "not clipped": MaskBlock(Region(0, 2 * BLOCK, BLOCK, BLOCK, MPP), GOOD.layers, GOOD.scores),
-    "another mpp": MaskBlock(Region(0, 0, BLOCK, BLOCK, 0.25), GOOD.layers, GOOD.scores),
-    "a layer missing": MaskBlock(GOOD.region, {"classes": GOOD.layers["classes"]}, GOOD.scores),
-    "a layer too many": MaskBlock(GOOD.region, {**GOOD.layers, "x": GOOD.layers["classes"]}, GOOD.scores),
-    "another dtype": MaskBlock(GOOD.region, {**GOOD.layers, "classes": GOOD.layers["instances"]}, GOOD.scores),
-    "another shape": MaskBlock(GOOD.region, {**GOOD.layers, "classes": GOOD.layers["classes"][1:]}, GOOD.scores),
-    "no scores": MaskBlock(GOOD.region, GOOD.layers),
+    "off the lattice": replace(GOOD, region=Region(5, 0, BLOCK, BLOCK, MPP)),
+    "outside": replace(GOOD, region=Region(0, 3 * BLOCK, BLOCK, BLOCK, MPP)),
+    "not clipped": replace(GOOD, region=Region(0, 2 * BLOCK, BLOCK, BLOCK, MPP)),
+    "another mpp": replace(GOOD, region=Region(0, 0, BLOCK, BLOCK, 0.25)),
+    "a layer missing": replace(GOOD, layers={"classes": GOOD.layers["classes"]}),
+    "a layer too many": replace(GOOD, layers={**GOOD.layers, "x": GOOD.layers["classes"]}),
+    "another dtype": replace(GOOD, layers={**GOOD.layers, "classes": GOOD.layers["instances"]}),
+    "another shape": replace(GOOD, layers={**GOOD.layers, "classes": GOOD.layers["classes"][1:]}),
+    "no scores": replace(GOOD, scores=None),
+    "no confidence": replace(GOOD, confidence=None),
+    "confidence of another dtype": replace(GOOD, confidence=GOOD.layers["instances"]),
 }
 
 
@@ -349,7 +358,7 @@ def test_importing_the_sink_does_not_import_zarr() -> None:
 # density maps
 
 CELLS = Region(0, 0, -(-WIDTH // 8), -(-HEIGHT // 8), 8 * MPP)
-DENSE = replace(CONTEXT, layers=(), has_scores=False, density=CELLS)
+DENSE = replace(CONTEXT, layers=(), has_scores=False, has_confidence=False, density=CELLS)
 
 
 def _density_map() -> NDArray[np.float32]:

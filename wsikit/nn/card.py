@@ -92,6 +92,9 @@ class Card(_Frozen):
     """Side of the square patch, px at ``mpp``."""
     halo: int = Field(default=0, ge=0)
     """Border of the patch whose answers are left to the neighbours, px; for segmentation."""
+    least_um2: Number | None = Field(default=None, ge=0)
+    """Connected areas below this, um^2, are cleaned away, and each that stays is outlined; null makes no areas of the
+    map. For segmentation."""
     mean: tuple[Number, Number, Number]
     """RGB, of values in [0, 1]; [0, 0, 0] where the model takes them as they are."""
     std: tuple[Number, Number, Number]
@@ -134,6 +137,8 @@ class Card(_Frozen):
             raise ValueError("precision: a head over bags computes in its own; its encoder's stands under encoder")
         if self.task != "segmentation" and self.halo:
             raise ValueError(f"halo: only segmentation has one, {self.task} looks at patches one by one")
+        if self.task != "segmentation" and self.least_um2 is not None:
+            raise ValueError(f"least_um2: only the class maps of segmentation have areas, {self.task} gives none")
         if self.task == "segmentation" and self.size not in {None, self.patch}:
             raise ValueError("size: segmentation gives a score per pixel of the patch, which cannot be resized")
         _ = self.preprocess, self.tile()

@@ -14,7 +14,7 @@ from wsikit.errors import ConfigError, PredictionError
 from wsikit.geometry import TileSpec
 from wsikit.nn.card import Card, find_card, read_card
 from wsikit.nn.weights import sha256
-from wsikit.predictions import Bag, BagScore, Batch, Label, Objects, Points, ScoreMap
+from wsikit.predictions import AreaSpec, Bag, BagScore, Batch, Label, Objects, Points, ScoreMap
 
 if TYPE_CHECKING:
     from wsikit.slides import Slide
@@ -145,6 +145,11 @@ class PixelClassifier(_Carded):
     """Scores of each class for each pixel. Meets ``Predictor``."""
 
     produces: ClassVar[type[ScoreMap] | type[Points] | type[Objects]] = ScoreMap
+
+    @property
+    def areas(self) -> AreaSpec | None:
+        """As the card says it."""
+        return None if self.card.least_um2 is None else AreaSpec(self.card.least_um2)
 
     def predict(self, batch: Batch) -> Sequence[ScoreMap]:
         """One (H, W, K) score map per patch."""

@@ -15,7 +15,7 @@ from typing import Any
 from wsikit.errors import ConfigError
 from wsikit.geometry import TileSpec
 from wsikit.pipeline.supertile import BATCHES_AHEAD
-from wsikit.predictions import BagPredictor, Encoder, Model, Predictor, ScoreMap, density_cell
+from wsikit.predictions import BagPredictor, Encoder, Model, Predictor, ScoreMap, area_spec, density_cell
 from wsikit.stitching.maps import sum_type
 
 MB = 1 << 20
@@ -31,6 +31,11 @@ MERGE_BLOCK = 2048
 """Side in lattice pixels of the blocks that score maps are merged in."""
 DENSITY_BYTES = 3 * 4 * MERGE_BLOCK**2 + 40 * MB
 """Of merging a block of density: its counts, what is spooled of them, what is written, a strip's places."""
+AREA_BYTES = 16
+"""Per pixel of a block of a class map that becomes areas: numbers of its connected areas, corners."""
+OUTLINE_BYTES = 1
+"""Of outlines for each lattice pixel of a slide: 170 for a corner (``stitching.areas``), and areas that are 200 px wide
+have one for every 100 px, half of a slide being tissue."""
 PARENT_BYTES = 60 * MB
 """What the process that watches over the others grows by: their threads, the report."""
 RECORD_BYTES = 30_000
@@ -220,14 +225,15 @@ def collected_bytes(model: Model) -> float:
 
 
 def merged_bytes(model: Model, lattice_pixels: int) -> int:
-    """Bytes that are merged at once: a block of score maps (sums, their blend, its scores) or of density, all features
-    of a bag."""
+    """Bytes that are merged at once: a block of score maps (sums, their blend, its scores) or of density, the
+    outlines of areas, all features of a bag."""
     if isinstance(model, BagPredictor):
         return 2 * 4 * model.width * lattice_pixels // model.tile.step**2
     if not (isinstance(model, Predictor) and model.produces is ScoreMap):
         return DENSITY_BYTES if density_cell(model) else 0
-    item = 8 if model.tile.halo else 1
-    return int(MERGE_BLOCK**2 * (len(model.labels) * (3 * item + 1) + 2 * 8))
+    block = len(model.labels) * (3 * _item(model.tile) + 1) + 2 * 8
+    areas = MERGE_BLOCK**2 * AREA_BYTES + lattice_pixels * OUTLINE_BYTES if area_spec(model) else 0
+    return MERGE_BLOCK**2 * block + areas
 
 
 def _item(spec: TileSpec) -> int:

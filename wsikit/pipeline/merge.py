@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from wsikit.features import DensityBlock, FeatureKind, Features, Layer, MaskBlock
 from wsikit.geometry import Region
+from wsikit.pipeline.classmap import MapFacts, tissue_annotation, with_areas
 from wsikit.pipeline.contract import checked_score
 from wsikit.pipeline.heat import Patches
 from wsikit.pipeline.overview import Field, Outlines, Scene, choose_fields, draw_overview
-from wsikit.pipeline.regions import RegionTable
+from wsikit.pipeline.regions import MapRegions, RegionTable
 from wsikit.predictions import (
     BagPredictor,
     BagScore,
@@ -29,13 +30,15 @@ from wsikit.predictions import (
     Prediction,
     Predictor,
     ScoreMap,
+    area_spec,
     density_cell,
 )
 from wsikit.sinks import FeatureSink, InstanceLayout, InstanceSink, MaskSink, Sink, SinkContext
 from wsikit.slides import BadTile, Pixels, Slide
+from wsikit.stitching.areas import AreaMerge
 from wsikit.stitching.bags import HeatMap, InstanceMerge, attention_tiles, percentiles
 from wsikit.stitching.density import DensityMerge
-from wsikit.stitching.maps import MapMerge
+from wsikit.stitching.maps import MapMerge, MapTotals
 from wsikit.stitching.objects import ObjectMerge, Records
 from wsikit.stitching.raster import InstanceIds, instance_blocks
 from wsikit.tiling import TileGrid
@@ -66,14 +69,19 @@ class Merged:
     """Features with a class: detections, cells, points or patches."""
     objects_per_class: Mapping[str, int] = field(default_factory=dict)
     seam_conflicts: int = 0
-    area_fractions: Mapping[str, float] = field(default_factory=dict)
-    """label -> share of the analysed tissue area, for score maps."""
+    class_map: MapFacts | None = None
+    """For score maps, where anything was analysed."""
     scores: Mapping[str, float] = field(default_factory=dict)
     """label -> score of the whole slide, for models of bags."""
     features: tuple[int, int] | None = None
     """(N, D) of the feature table, for models that embed patches."""
     density_count: float | None = None
     """Objects by the density map, for models that give one."""
+
+    @property
+    def area_fractions(self) -> Mapping[str, float]:
+        """label -> share of the analysed tissue area, for score maps."""
+        return self.class_map.fractions if self.class_map else {}
 
 
 @dataclass(slots=True)
@@ -163,7 +171,9 @@ class _Merge:
     slide_id: str
     density: DensityMerge | None = None
     regions: Path | None = None
-    """Where to write what lies in each region, for models that find objects."""
+    """Where to write what lies in each region, for models that find objects or classes."""
+    areas: AreaMerge | None = None
+    """Of class maps that become areas; set while the map is written."""
     gallery: _Gallery = field(default_factory=_Gallery)
 
     @property
@@ -269,34 +279,38 @@ class _Merge:
         return Outlines(shapes, labels).inside(region.level0(self.slide))
 
     def _write_map(self) -> Merged:
-        labels = self.predictor.labels
-        merge = self.map_merge()
-        sinks = self.mask_sinks()
+        labels, mpp = self.predictor.labels, self.grid.spec.mpp
+        merge, sinks = self.map_merge(), self.mask_sinks()
+        side = sinks[0].block if sinks else BLOCK
+        spec = area_spec(self.predictor)
+        self.areas = None if spec is None else AreaMerge(merge, labels, spec, side)
+        totals = MapTotals(len(labels))
+        table = MapRegions.of(self.tissue, self.slide, labels)
         step = max(1, max(self.grid.size) // OVERVIEW_SIDE)
         small = np.zeros((-(-self.grid.size[1] // step), -(-self.grid.size[0] // step)), np.uint8)
-        for block in merge.blocks(sinks[0].block if sinks else BLOCK):
+        for block in merge.blocks(side) if self.areas is None else self.areas.blocks():
             for sink in sinks:
                 sink.write(block)
+            totals.add(block)
+            table.add(block)
             _downsample_into(small, block, step)
         self.gallery.classes = _foreground(small, labels)
-        total = max(int(merge.pixels.sum()), 1)
-        fractions = {label.name: int(n) / total for label, n in zip(labels, merge.pixels, strict=True)}
-        annotated = self._tissue_annotation(merge.pixels, fractions)
+        facts = MapFacts.of(totals, labels, mpp)
+        annotations = tissue_annotation(self.tissue, self.slide, facts)
+        if self.areas is not None:
+            annotations = with_areas(annotations, self.areas.areas(), mpp, self.slide)
         for feature_sink in self.feature_sinks():
-            feature_sink.write(annotated)
-        return Merged(area_fractions=fractions if merge.pixels.any() else {})
+            feature_sink.write(annotations)
+        if self.regions is not None:
+            table.write(self.regions, self.slide_id)
+        return Merged(class_map=facts if totals.pixels.any() else None)
 
-    def _tissue_annotation(self, pixels: NDArray[np.int64], fractions: Mapping[str, float]) -> Features:
-        """One annotation of all tissue that carries the areas, so that QuPath shows them; none without tissue."""
-        polygons = self.tissue.polygons(self.slide)
-        shapes = np.empty(1 if polygons else 0, object)
-        shapes[:] = shapely.MultiPolygon(polygons)
-        pixel_area = self.grid.spec.mpp**2
-        values = {f"{name} area um^2": n * pixel_area for name, n in zip(fractions, pixels, strict=True)}
-        values |= {f"{name} fraction": share for name, share in fractions.items()}
-        measured = {name: np.full(len(shapes), value, np.float64) for name, value in values.items()}
-        unclassified = np.full(len(shapes), -1, np.int64)
-        return Features("annotation", shapes, unclassified, measured, names=("Tissue",) * len(shapes))
+    def classes(self, region: Region) -> Pixels | None:
+        """The class map of a region, merged once more; None where nothing was predicted."""
+        if self.areas is not None:
+            return self.areas.classes(region)
+        block = self.map_merge().block(region)
+        return None if block is None else block.layers["classes"].astype(np.uint8, copy=False)
 
     def map_merge(self) -> MapMerge:
         boxes = [tile.lattice(1 / self.scale) for tile in self.bad]
@@ -320,7 +334,7 @@ def merge(
     """Merge the spools of a slide into its sinks, then draw the overview; sinks commit only when all have succeeded.
 
     ``grid`` holds the windows that were predicted, ``dropped`` (column, row) of those that were not good enough;
-    ``regions`` is where a table of what lies in each region goes, where there are objects.
+    ``regions`` is where a table of what lies in each region goes, where there are objects or classes.
 
     Raises:
         OutputError: something cannot be written; then no output of this slide is left behind by it.
@@ -338,6 +352,7 @@ def merge(
         model=predictor.name,
         layers=_layers(predictor),
         has_scores=_produces(predictor) is ScoreMap,
+        has_confidence=_produces(predictor) is ScoreMap,
         overview=picture,
         overview_mpp=mpp,
         levels=slide.levels,
@@ -496,8 +511,8 @@ def _classes_of(work: _Merge, region: Region) -> Pixels | None:
         return _patch_classes(work, region)
     if _produces(work.predictor) is not ScoreMap:
         return None
-    block = work.map_merge().block(region)
-    return None if block is None else _foreground(block.layers["classes"].astype(np.uint8), work.predictor.labels)
+    classes = work.classes(region)
+    return None if classes is None else _foreground(classes, work.predictor.labels)
 
 
 def _patch_classes(work: _Merge, region: Region) -> Pixels | None:

@@ -18,8 +18,10 @@ import shapely
 from numpy.typing import NDArray
 
 from wsikit.atomic import replace_file
+from wsikit.features import MaskBlock
 from wsikit.geometry import Region
 from wsikit.limits import Area, Limits
+from wsikit.outlines import pixels
 from wsikit.pipeline.lettering import printable
 from wsikit.predictions import Label
 from wsikit.slides import Slide
@@ -27,7 +29,8 @@ from wsikit.stitching.density import UNITS, Counts
 from wsikit.tissue import TissueMask
 
 REGIONS = "regions.csv"
-COLUMNS = ("slide_id", "region", "name", "class", "x0", "y0", "x1", "y1", "area_mm2", "objects", "objects_per_mm2")
+PLACE_COLUMNS = ("slide_id", "region", "name", "class", "x0", "y0", "x1", "y1", "area_mm2")
+COLUMNS = (*PLACE_COLUMNS, "objects", "objects_per_mm2")
 Found = Iterator[tuple[int, NDArray[np.intp]]]
 """Number of a region, from 0, and which of some points lie in it; only regions that hold any."""
 
@@ -46,6 +49,13 @@ class _Regions(Protocol):
         """Which points, in pixels of the lattice of ``mpp`` and on tissue inside the limits, each region holds.
 
         There is at least one.
+        """
+        ...
+
+    def values(self, region: Region, classes: NDArray[np.unsignedinteger]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Number of a region, from 0, and how many pixels of it have each value, (at least the largest + 1,).
+
+        ``classes`` are those of the pixels of ``region``, 0 off the tissue and outside the limits.
         """
         ...
 
@@ -76,6 +86,23 @@ class TissuePieces:
         for number, rows in zip(numbers.tolist(), np.split(order, starts[1:]), strict=True):
             yield number - 1, rows
 
+    def values(self, region: Region, classes: NDArray[np.unsignedinteger]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """See ``_Regions``."""
+        scale = region.mpp / self._mpp
+        # what lies beyond the mask is no tissue, so that its piece does not matter
+        columns, rows = (
+            np.minimum(np.floor((np.arange(start, stop) + 0.5) * scale).astype(np.int64), size - 1)
+            for start, stop, size in zip(
+                (region.x, region.y), (region.x1, region.y1), self._pieces.shape[::-1], strict=True
+            )
+        )
+        pieces = self._pieces[rows[:, None], columns]
+        kinds = int(classes.max()) + 1
+        counts = np.bincount((pieces * kinds + classes).ravel(), minlength=kinds)
+        table = np.append(counts, np.zeros(-len(counts) % kinds, np.int64)).reshape(-1, kinds)
+        for piece in np.flatnonzero(table[:, 1:].any(axis=1)).tolist():
+            yield piece - 1, table[piece]
+
 
 class DrawnAreas:
     """The areas of a region of interest, in the order of their file."""
@@ -99,6 +126,17 @@ class DrawnAreas:
             rows = rows[shapely.intersects_xy(self._shapes[number], x[rows], y[rows])]
             if len(rows):
                 yield number, rows
+
+    def values(self, region: Region, classes: NDArray[np.unsignedinteger]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """See ``_Regions``; a pixel lies where its centre does."""
+        scale = self._mpp / region.mpp
+        x0, y0, x1, y1 = (self.boxes * scale).T
+        near = (x0 < region.x1) & (x1 > region.x) & (y0 < region.y1) & (y1 > region.y)
+        for number in np.flatnonzero(near).tolist():
+            parts = shapely.get_parts(np.array([self._shapes[number]], object))
+            rows, columns, _ = pixels(shapely.transform(parts, lambda xy: xy * scale), region)
+            if len(rows):
+                yield number, np.bincount(classes[rows, columns])
 
 
 def _tissue_um2(tissue: TissueMask, slide: Slide, shape: shapely.Geometry) -> float:
@@ -134,11 +172,8 @@ class RegionTable:
 
     @classmethod
     def of(cls, tissue: TissueMask, slide: Slide, labels: Sequence[Label], *, has_density: bool) -> RegionTable:
-        """The regions of a slide: drawn areas where its tissue has limits, else the pieces of tissue."""
-        limits = tissue.limits
-        if limits is None:
-            return cls(TissuePieces(tissue, slide), labels, has_density)
-        return cls(DrawnAreas(tissue, slide, limits.areas), labels, has_density)
+        """Nothing counted yet, in the regions of a slide."""
+        return cls(_regions(tissue, slide), labels, has_density)
 
     def add_objects(self, xy: NDArray[np.float64], labels: NDArray[np.int64], mpp: float) -> None:
         """Take (N, 2) centroids in pixels of the lattice of ``mpp``, all on tissue inside the limits."""
@@ -169,17 +204,73 @@ class RegionTable:
         return [*COLUMNS, *(f"objects:{n}" for n in names), *(f"objects_per_mm2:{n}" for n in names), *density]
 
     def _rows(self, slide_id: str) -> Iterator[list[Any]]:
-        for k, (name, label) in enumerate(self.regions.titles):
+        for k in range(len(self.regions.titles)):
             mm2, objects = float(self.regions.areas_um2[k]) / 1e6, self.objects[k].tolist()
             counted = float(self.units[k]) / UNITS
             yield [
-                *(slide_id, k + 1, name, label),
-                *(f"{edge:.2f}" for edge in self.regions.boxes[k].tolist()),
-                *(f"{mm2:.6f}", sum(objects), _per_mm2(sum(objects), mm2)),
+                *_place(self.regions, k, slide_id),
+                *(sum(objects), _per_mm2(sum(objects), mm2)),
                 *objects,
                 *(_per_mm2(n, mm2) for n in objects),
                 *([f"{counted:.3f}", _per_mm2(counted, mm2)] if self.has_density else []),
             ]
+
+
+@dataclass(slots=True)
+class MapRegions:
+    """Areas of the classes of each region, added up while blocks of a class map stream by."""
+
+    regions: _Regions
+    labels: Sequence[Label]
+    pixels: NDArray[np.int64] = field(init=False)
+    """(N, K) of each region and class."""
+    mpp: float = 0.0
+    """Of the pixels, once a block has come."""
+
+    def __post_init__(self) -> None:
+        self.pixels = np.zeros((len(self.regions.titles), len(self.labels)), np.int64)
+
+    @classmethod
+    def of(cls, tissue: TissueMask, slide: Slide, labels: Sequence[Label]) -> MapRegions:
+        """Nothing counted yet, in the regions of a slide."""
+        return cls(_regions(tissue, slide), labels)
+
+    def add(self, block: MaskBlock) -> None:
+        """Take the next block of a class map."""
+        self.mpp = block.region.mpp
+        for number, counts in self.regions.values(block.region, block.layers["classes"]):
+            self.pixels[number, : len(counts) - 1] += counts[1:]
+
+    def write(self, path: Path, slide_id: str) -> None:
+        """Write ``regions.csv``: UTF-8, comma, a line per region.
+
+        Raises OutputError where it cannot be written.
+        """
+        names = [label.name for label in self.labels]
+        columns = [*PLACE_COLUMNS, *(f"area_mm2:{n}" for n in names), *(f"fraction:{n}" for n in names)]
+        write_rows(path, columns, self._rows(slide_id))
+
+    def _rows(self, slide_id: str) -> Iterator[list[Any]]:
+        for k, counts in enumerate(self.pixels.tolist()):
+            total = sum(counts)
+            yield [
+                *_place(self.regions, k, slide_id),
+                *(f"{n * self.mpp**2 / 1e6:.6f}" for n in counts),
+                *(f"{n / total:.6f}" if total else "" for n in counts),
+            ]
+
+
+def _regions(tissue: TissueMask, slide: Slide) -> _Regions:
+    """Drawn areas where the tissue has limits, else its pieces."""
+    limits = tissue.limits
+    return TissuePieces(tissue, slide) if limits is None else DrawnAreas(tissue, slide, limits.areas)
+
+
+def _place(regions: _Regions, number: int, slide_id: str) -> list[Any]:
+    """What ``PLACE_COLUMNS`` say of a region."""
+    name, label = regions.titles[number]
+    box = (f"{edge:.2f}" for edge in regions.boxes[number].tolist())
+    return [slide_id, number + 1, name, label, *box, f"{float(regions.areas_um2[number]) / 1e6:.6f}"]
 
 
 def _per_mm2(count: float, mm2: float) -> str:

@@ -22,7 +22,7 @@ from wsikit.pipeline.stamps import size_on_disk
 from wsikit.pipeline.supertile import Job, TaskResult, predict_supertiles
 from wsikit.pipeline.workers import bounded
 from wsikit.pipeline.workers.threads import ThreadWorkers
-from wsikit.predictions import BagPredictor, Encoder, Model, Predictor, check_density_cell
+from wsikit.predictions import BagPredictor, Encoder, Model, Predictor, check_area_spec, check_density_cell
 from wsikit.quality import ANY_QUALITY, Quality, QualityFilter
 from wsikit.sinks import Sink
 from wsikit.slides import BadTile, Slide
@@ -90,7 +90,8 @@ def prepared(predictor: Model, slide: Slide, tissue: TissueMask) -> Model:
     """Bind a model to a slide.
 
     Raises PredictionError: code predictor_error where the model itself raised, bad_predictions for too many labels,
-    patches of a bag that do not begin at the slide's corner, or cells of density that do not fit the windows.
+    patches of a bag that do not begin at the slide's corner, or cells of density that do not fit the windows, or
+    areas that are no AreaSpec of a class map.
     """
     count = len(predictor.labels)
     scores = isinstance(predictor, Predictor | BagPredictor)
@@ -104,6 +105,7 @@ def prepared(predictor: Model, slide: Slide, tissue: TissueMask) -> Model:
             f"{predictor.tile.core} px; cores must tile the slide, each pixel in one: leave TileSpec.stride out"
         )
     check_density_cell(predictor)
+    check_area_spec(predictor)
     if isinstance(predictor, BagPredictor) and predictor.tile.phase != (0, 0):
         raise PredictionError(
             f"the model {predictor.name!r} has patches of phase {predictor.tile.phase}; heat maps have a pixel per "

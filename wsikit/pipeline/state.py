@@ -21,13 +21,15 @@ from wsikit.pipeline.busy import Busy
 from wsikit.pipeline.stamps import size_on_disk
 
 if TYPE_CHECKING:
+    from wsikit.pipeline.classmap import MapFacts
     from wsikit.pipeline.run import RunReport
     from wsikit.predictions import Model
     from wsikit.slides import BadTile, Slide
 
 SCHEMA = 2
-RESULT_VERSION = 5
-"""Raised whenever the same input and parameters would give other results than before; old results are then redone."""
+RESULT_VERSION = 6
+"""Raised whenever the same input and parameters would give other results than before; old results are then redone.
+6: score maps are blended by raised cosines and have a confidence, class maps a table of regions."""
 TRANSIENT = frozenset(
     {"io_error", "no_space", "no_gpu_memory", "internal", "slide_changed"}
     | {"worker_lost", "worker_memory", "worker_timeout"}
@@ -109,7 +111,7 @@ def has_results(record: Record | None) -> bool:
 
 def model_card(predictor: Model) -> dict[str, Any]:
     """What identifies a model: two models with the same card give the same results."""
-    from wsikit.predictions import density_cell
+    from wsikit.predictions import area_spec, density_cell
     from wsikit.predictors.files import code_of
 
     return {
@@ -120,6 +122,7 @@ def model_card(predictor: Model) -> dict[str, Any]:
         "labels": [asdict(label) for label in predictor.labels],
         "identity": dict(predictor.identity),
         **({"density_cell": density_cell(predictor)} if density_cell(predictor) else {}),
+        **({"areas": asdict(spec)} if (spec := area_spec(predictor)) else {}),
     }
 
 
@@ -173,6 +176,7 @@ def describe(slide: Slide, predictor: Model, report: RunReport) -> Record:
         "objects_per_class": dict(merged.objects_per_class),
         "seam_conflicts": merged.seam_conflicts,
         "area_fractions": dict(merged.area_fractions),
+        **_map_facts(merged.class_map),
         "scores": dict(merged.scores),
         **({} if merged.density_count is None else {"density_count": merged.density_count}),
         **({"features": dict(zip(("patches", "width"), merged.features, strict=True))} if merged.features else {}),
@@ -184,6 +188,19 @@ def describe(slide: Slide, predictor: Model, report: RunReport) -> Record:
         "bottleneck": str(Busy.of(report.busy.rounded())),
         "peak_rss_mb": report.peak_rss_mb,
         "outputs": dict(report.outputs),
+    }
+
+
+def _map_facts(found: MapFacts | None) -> Record:
+    """Of class maps alone."""
+    if found is None:
+        return {}
+    ratio = found.tumor_stroma_ratio
+    return {
+        "areas_mm2": dict(found.areas_mm2),
+        "mean_confidence": found.confidence,
+        "low_confidence": found.low_confidence,
+        **({} if ratio is None else {"tumor_stroma_ratio": ratio}),
     }
 
 

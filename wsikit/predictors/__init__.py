@@ -14,7 +14,19 @@ from typing import Any
 
 from wsikit.errors import ConfigError, PluginError, UnknownNameError, WsikitError
 from wsikit.geometry import TileSpec
-from wsikit.predictions import BagPredictor, Encoder, Label, Model, Objects, Points, Predictor, ScoreMap, density_cell
+from wsikit.predictions import (
+    AreaSpec,
+    BagPredictor,
+    Encoder,
+    Label,
+    Model,
+    Objects,
+    Points,
+    Predictor,
+    ScoreMap,
+    area_spec,
+    density_cell,
+)
 from wsikit.registry import Registry
 
 __all__ = ["FORMS", "METHODS", "PREDICTORS", "load_predictor"]
@@ -150,6 +162,8 @@ def _lacking(model: Any) -> list[str]:
     if kind is Predictor:
         cell = density_cell(model)
         checks["density_cell must be a whole number of px, or 0 for none"] = isinstance(cell, int) and cell >= 0
+        spec = area_spec(model)
+        checks["areas must be a wsikit.predictions.AreaSpec, or None"] = spec is None or isinstance(spec, AreaSpec)
         checks["produces must be ScoreMap, Points or Objects"] = model.produces in (ScoreMap, Points, Objects)
     else:
         checks["width must be a positive whole number"] = isinstance(model.width, int) and model.width > 0

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from wsikit.errors import PredictionError, StainError
 from wsikit.geometry import Region, TileSpec
 from wsikit.predictions import (
+    AreaSpec,
     Bag,
     BagPredictor,
     BagScore,
@@ -25,6 +26,7 @@ from wsikit.predictions import (
     Model,
     Prediction,
     Predictor,
+    area_spec,
     density_cell,
 )
 from wsikit.predictors.files import code_of
@@ -154,6 +156,11 @@ class NormalisedPredictor(_Normalised[Predictor]):
     def produces(self) -> type[Prediction]:
         """The model's own."""
         return self.model.produces
+
+    @property
+    def areas(self) -> AreaSpec | None:
+        """The model's own."""
+        return area_spec(self.model)
 
     @property
     def density_cell(self) -> int:

@@ -85,6 +85,8 @@ class SinkContext:
     """From the manifest."""
     tissue_um2: float | None = None
     """Area of the tissue that was looked at."""
+    has_confidence: bool = False
+    """Whether mask blocks will carry the margin between the two best scores."""
     density: Region | None = None
     """All of the density map, on the lattice of its cells; None for models that give none."""
 

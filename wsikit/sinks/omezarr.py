@@ -1,10 +1,13 @@
-"""Masks as OME-Zarr: the slide's overview as the root image; label images, scores and density beside it; all pyramids.
+"""Masks as OME-Zarr: the slide's overview as the root image; label images, scores, confidence and density beside
+it; all pyramids.
 
 ::
 
     masks.ome.zarr/          overview, (c, y, x) uint8 RGB: opens as an image everywhere
       labels/<layer>/        (y, x) uint8 or uint32, 0 is nothing
       scores/                (c, y, x) uint8, one channel per class, in steps of 1/255
+      confidence/            (c, y, x) uint8, the best score less the second best, in steps of 1/255; also 0 where
+                             nothing was analysed, which labels/classes tells apart
       density/               (c, y, x) float32, objects per mm^2, one pixel per cell of the model; its sum times the
                              area of a pixel is the number of objects, exactly so at level 0
 
@@ -113,17 +116,21 @@ class OmeZarrSink:
                 self._annotate(root.require_group("labels"), {"labels": [layer.name for layer in context.layers]})
             if context.has_scores:
                 self._add_scores(root, context)
+            if context.has_confidence:
+                self._add_confidence(root, context)
             if context.density is not None:
                 self._add_density(root, context.density, context)
 
     def write(self, block: MaskBlock) -> None:
-        """Write one block. ``layers`` must hold every layer of the context, and ``scores`` be there if announced."""
+        """Write one block: every layer of the context, and ``scores`` and ``confidence`` where they are announced."""
         self._check(block, self._begun())
         self._take("masks", block.region)
         for name, image in block.layers.items():
             self._put(f"labels/{name}", block.region, image)
         if block.scores is not None:
             self._put("scores", block.region, block.scores)
+        if block.confidence is not None:
+            self._put("confidence", block.region, block.confidence[None])
 
     def write_density(self, block: DensityBlock) -> None:
         """Write one block of the density map that the context has announced."""
@@ -190,6 +197,10 @@ class OmeZarrSink:
             want["scores"] = (len(context.labels), region.height, region.width), "uint8"
         if block.scores is not None:
             got["scores"] = block.scores.shape, str(block.scores.dtype)
+        if context.has_confidence:
+            want["confidence"] = (region.height, region.width), "uint8"
+        if block.confidence is not None:
+            got["confidence"] = block.confidence.shape, str(block.confidence.dtype)
         if want != got:
             raise PredictionError(f"a block must hold {want}, got {got}")
 
@@ -228,6 +239,13 @@ class OmeZarrSink:
         self._pyramids["scores"] = self._add_pyramid(group, shape, "uint8", "mean", context.mpp, context)
         channels = [_channel(label.name, label.color) for label in context.labels]
         self._annotate(group, {"omero": {"channels": channels, "rdefs": {"model": "color"}}})
+
+    def _add_confidence(self, root: zarr.Group, context: SinkContext) -> None:
+        group = root.require_group("confidence")
+        shape = 1, *context.size[::-1]
+        self._pyramids["confidence"] = self._add_pyramid(group, shape, "uint8", "mean", context.mpp, context)
+        channels = [_channel("Best score less second best", (255,) * 3)]
+        self._annotate(group, {"omero": {"channels": channels, "rdefs": {"model": "greyscale"}}})
 
     def _add_density(self, root: zarr.Group, plane: Region, context: SinkContext) -> None:
         # an image of its own, and no label of the overview: it needs no more levels than its size asks for

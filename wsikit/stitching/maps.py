@@ -1,9 +1,10 @@
 """Score maps: overlapping patches are blended in integers, so that the sum has one value in any order.
 
-Scores are kept in steps of 1/255. Across an overlap of o = 2 * halo px the weight rises as 1, 3, 5, ... 2o - 1, so the
-weights of the two patches sum to the constant 2o; elsewhere it is 2o. A pixel's blended score is
-``sum(weight * score) / sum(weight)`` over the patches that hold it, rounded half up. Without a halo nothing overlaps
-and scores are stored as they are.
+Scores are kept in steps of 1/255. Across an overlap of o = 2 * halo px the weight rises as a raised cosine (Hann's
+window), ``WEIGHT / 2 * (1 - cos(pi * (i + 1/2) / o))`` at its pixel i, in whole numbers: it begins and ends level, so
+that nothing jumps where a patch ends, and the other patch has what is left to ``WEIGHT``, exactly. A pixel's blended
+score is ``sum(weight * score) / sum(weight)`` over the patches that hold it, rounded half up. Without a halo nothing
+overlaps and scores are stored as they are.
 
 A task sums the patches of its super-tile and spools the sums in blocks of a fixed lattice; the merge adds what the
 tasks say of a block. Memory: one super-tile in the task, one block in the merge.
@@ -31,24 +32,30 @@ from wsikit.tissue import TissueMask
 STEPS = 255
 SPOOL_BLOCK = 2048
 """Side of the spooled blocks in lattice pixels."""
+WEIGHT = 2048
+"""What the weights along an axis add up to: the largest power of two of which (2 * 255 + 1) * WEIGHT^2, the largest
+number in rounding, fits 32 bits."""
+CONFIDENT = 51
+"""Pixels with a smaller margin between their two best scores, in steps, are of low confidence: a fifth of the scale."""
 
 
 def ramp(patch: int, halo: int) -> NDArray[np.int32]:
-    """(patch,) integer weights along one axis of a patch."""
+    """(patch,) whole weights along one axis of a patch: 1 to ``WEIGHT``; without a halo all are 1."""
     overlap = 2 * halo
     if overlap == 0:
         return np.ones(patch, np.int32)
-    weights = np.full(patch, 2 * overlap, np.int32)
-    weights[:overlap] = 2 * np.arange(overlap, dtype=np.int32) + 1
+    rise = np.rint(WEIGHT / 2 * (1 - np.cos(np.pi * (np.arange(halo) + 0.5) / overlap))).astype(np.int32)
+    # a pixel that one patch alone holds has a weight, however close to its border it lies
+    rise = np.maximum(rise, 1)
+    weights = np.full(patch, WEIGHT, np.int32)
+    weights[:overlap] = np.concatenate([rise, WEIGHT - rise[::-1]])
     weights[patch - overlap :] = weights[:overlap][::-1]
     return weights
 
 
 def sum_type(halo: int) -> type[np.integer]:
-    """The smallest type that holds a pixel's sum: its weights add up to (4 * halo)^2."""
-    if halo == 0:
-        return np.uint8
-    return np.int32 if STEPS * (4 * halo) ** 2 <= np.iinfo(np.int32).max else np.int64
+    """The smallest type that holds what is summed of a pixel."""
+    return np.int32 if halo else np.uint8
 
 
 class MapCollector:
@@ -134,20 +141,16 @@ class MapMerge:
     tissue: TissueMask
     bad: list[Box]
     dropped: Set[tuple[int, int]] = frozenset()
-    pixels: NDArray[np.int64] = field(init=False)
-    """(K,) pixels of each label, counted while ``blocks`` runs."""
     _windows: set[tuple[int, int]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.pixels = np.zeros(self.labels, np.int64)
         self._windows = {(int(column), int(row)) for column, row in self.grid.cells}
 
     def blocks(self, side: int) -> Iterator[MaskBlock]:
-        """Blocks with scores and a layer ``classes`` (uint8, label + 1; 0 where nothing was analysed)."""
+        """Blocks with scores, confidence and a layer ``classes`` (uint8, label + 1; 0 where nothing was analysed)."""
         for region in blocks(Region(0, 0, *self.grid.size, self.grid.spec.mpp), side):
             block = self.block(region)
             if block is not None:
-                self.pixels += np.bincount(block.layers["classes"].ravel(), minlength=self.labels + 1)[1:]
                 yield block
 
     def block(self, region: Region) -> MaskBlock | None:
@@ -166,7 +169,7 @@ class MapMerge:
         scores = _blend(sums, weight)
         classes = np.where(analysed, scores.argmax(axis=0) + 1, 0).astype(np.uint8)
         scores *= analysed  # twenty times as fast as an assignment by mask
-        return MaskBlock(region, {"classes": classes}, scores)
+        return MaskBlock(region, {"classes": classes}, scores, margin(scores))
 
     def _dropped_cores(self, region: Region) -> Iterator[Region]:
         """What of a region lies in the cores of dropped windows."""
@@ -194,13 +197,13 @@ class MapMerge:
 
     @property
     def _dtype(self) -> type[np.integer]:
-        return np.int64 if self.grid.spec.halo else np.uint8
+        return sum_type(self.grid.spec.halo)
 
-    def _weight(self, region: Region) -> NDArray[np.int64]:
+    def _weight(self, region: Region) -> NDArray[np.int32]:
         """(H, W) sum of the weights of all predicted windows that hold a pixel."""
         spec = self.grid.spec
-        weights = ramp(spec.patch, spec.halo).astype(np.int64)
-        total = np.zeros((region.height, region.width), np.int64)
+        weights = ramp(spec.patch, spec.halo)
+        total = np.zeros((region.height, region.width), np.int32)
         (px, py), reach = spec.phase, spec.halo
         for row in range((region.y - reach - py) // spec.core, (region.y1 + reach - 1 - py) // spec.core + 1):
             for column in range((region.x - reach - px) // spec.core, (region.x1 + reach - 1 - px) // spec.core + 1):
@@ -214,7 +217,46 @@ class MapMerge:
         return total
 
 
-def _blend(sums: NDArray[np.integer], weight: NDArray[np.int64]) -> NDArray[np.uint8]:
+@dataclass(slots=True)
+class MapTotals:
+    """What all blocks of a map come to.
+
+    Args:
+        labels: K.
+    """
+
+    labels: int
+    pixels: NDArray[np.int64] = field(init=False)
+    """(K,) pixels of each label."""
+    confidence: int = 0
+    """Sum over the analysed pixels, in steps of 1/255."""
+    unsure: int = 0
+    """Analysed pixels below ``CONFIDENT``."""
+
+    def __post_init__(self) -> None:
+        self.pixels = np.zeros(self.labels, np.int64)
+
+    def add(self, block: MaskBlock) -> None:
+        """Take the next block."""
+        classes = block.layers["classes"]
+        self.pixels += np.bincount(classes.ravel(), minlength=self.labels + 1)[1:]
+        assert block.confidence is not None  # maps have it
+        steps = np.bincount(block.confidence[classes > 0], minlength=STEPS + 1)
+        self.confidence += int(steps @ np.arange(STEPS + 1))
+        self.unsure += int(steps[:CONFIDENT].sum())
+
+
+def margin(scores: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W) the best of (K, H, W) scores less the second best; of a single label its score."""
+    first, second = np.zeros((2, *scores.shape[1:]), np.uint8)
+    for plane in scores:
+        np.maximum(second, np.minimum(first, plane), out=second)
+        np.maximum(first, plane, out=first)
+    found: NDArray[np.uint8] = first - second
+    return found
+
+
+def _blend(sums: NDArray[np.integer], weight: NDArray[np.int32]) -> NDArray[np.uint8]:
     if sums.dtype == np.uint8:
         return sums.astype(np.uint8, copy=False)  # no halo: no pixel has two patches
     divisor = np.maximum(weight, 1)

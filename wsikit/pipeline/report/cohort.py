@@ -119,16 +119,20 @@ def _density_measure(name: str, color: Color, done: Numbered, count: Callable[[S
 
 
 def area_measures(slides: Sequence[SlideFacts]) -> list[Measure]:
-    """Each class of the score maps: mm^2, and its share of the tissue."""
+    """Each class of the score maps: mm^2, and its share of what was analysed."""
     done = [(index, slide) for index, slide in numbered(slides) if slide.area_fractions and slide.tissue_mm2]
     colors = label_colors(slides)
     backgrounds = {label.name for _, slide in done for label in slide.model.labels if label.background}
-    area = sum(slide.tissue_mm2 or 0.0 for _, slide in done)
+    area = sum(slide.area_mm2(name) or 0.0 for _, slide in done for name in slide.area_fractions)
     found = []
     for name in names(slide.area_fractions for _, slide in done):
         points = tuple(Point(i, slide.slide_id, slide.area_fractions.get(name, 0.0)) for i, slide in done)
-        total = sum((slide.tissue_mm2 or 0.0) * slide.area_fractions.get(name, 0.0) for _, slide in done)
-        found.append(Measure(name, colors.get(name, NO_COLOR), total, total / area, points, name in backgrounds))
+        total = sum(slide.area_mm2(name) or 0.0 for _, slide in done)
+        found.append(
+            Measure(
+                name, colors.get(name, NO_COLOR), total, total / area if area else None, points, name in backgrounds
+            )
+        )
     return found
 
 

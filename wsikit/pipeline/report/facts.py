@@ -138,6 +138,12 @@ class SlideFacts(_Part):
     density_count: float | None = None
     """Objects by the density map."""
     area_fractions: dict[Text, float] = Field(default_factory=dict)
+    areas_mm2: dict[Text, float] = Field(default_factory=dict)
+    mean_confidence: float | None = None
+    """Of a class map."""
+    low_confidence: float | None = None
+    """Share of what was analysed."""
+    tumor_stroma_ratio: float | None = None
     scores: dict[Text, float] = Field(default_factory=dict)
     features: FeatureFacts | None = None
     quality: QualityFacts | None = None
@@ -189,6 +195,12 @@ class SlideFacts(_Part):
     def density(self, count: float | None) -> float | None:
         """So many objects per mm^2 of tissue; None without tissue."""
         return count / self.tissue_mm2 if self.tissue_mm2 and count is not None else None
+
+    def area_mm2(self, name: str) -> float | None:
+        """Of a class of the map; records of before it was written have the share and the tissue."""
+        share = self.area_fractions.get(name)
+        known = None if share is None or self.tissue_mm2 is None else share * self.tissue_mm2
+        return self.areas_mm2.get(name, known)
 
     @property
     def total_seconds(self) -> float | None:

@@ -19,11 +19,13 @@ MORE_COLUMNS = ("tissue_mm2", "objects_per_mm2", "mpp", "reader", "bad_tiles", "
 def write_summary(out_dir: Path, records: Sequence[Mapping[str, Any]]) -> Path:
     """Write OUT/summary.csv, one row per record in their order: UTF-8, comma, quoted where needed, ``\\n`` line ends.
 
-    After ``COLUMNS`` and ``MORE_COLUMNS`` comes ``objects:<label>`` (a count) or ``fraction:<label>`` (a share of the
-    tissue) for every label that occurs; then, where any record has them, ``density_count`` (objects by the density map,
-    three decimals) and ``density_per_mm2`` beside the counts of objects, ``score:<label>`` of a bag model,
-    ``flag:<artefact>`` (a share of the patches), ``dropped`` patches, ``patient``, ``busy:<stage>`` (seconds; of
-    ``busy:wall`` that it could have worked) and ``bottleneck``, the stage that binds. Control characters of names
+    After ``COLUMNS`` and ``MORE_COLUMNS`` comes ``objects:<label>`` (a count), or ``area_mm2:<label>`` and
+    ``fraction:<label>`` (a share of what was analysed) for every label that occurs; of class maps ``mean_confidence``,
+    ``low_confidence`` (a share too) and, where they have both, ``tumor_stroma_ratio``; then, where any record has them,
+    ``density_count`` (objects by the density map, three decimals) and ``density_per_mm2`` beside the counts of objects,
+    ``score:<label>`` of a bag model, ``flag:<artefact>`` (a share of the patches), ``dropped`` patches, ``patient``,
+    ``busy:<stage>`` (seconds; of ``busy:wall`` that it could have worked) and ``bottleneck``, the stage that binds.
+    Control characters of names
     are escaped, so a row is a line. Empty means not known. Numbers are written as they are in the records, mm^2 and
     shares with six decimals.
 
@@ -76,7 +78,9 @@ def _more(slide: SlideFacts) -> dict[str, Any]:
                 "density_per_mm2": _rounded(slide.density(slide.density_count)),
             }
         ),
+        **{f"area_mm2:{name}": round(mm2, 6) for name, mm2 in slide.areas_mm2.items()},
         **{f"fraction:{name}": round(share, 6) for name, share in slide.area_fractions.items()},
+        **_map_values(slide),
         **{f"score:{name}": round(score, 6) for name, score in slide.scores.items()},
         **({f"flag:{name}": round(share, 6) for name, share in quality.shares().items()} if quality else {}),
         **({"dropped": quality.dropped} if quality else {}),
@@ -86,13 +90,23 @@ def _more(slide: SlideFacts) -> dict[str, Any]:
     }
 
 
+def _map_values(slide: SlideFacts) -> dict[str, float]:
+    """Of a class map, beside its areas."""
+    values = {name: getattr(slide, name) for name in ("mean_confidence", "low_confidence", "tumor_stroma_ratio")}
+    return {name: round(value, 6) for name, value in values.items() if value is not None}
+
+
 def _columns(slides: Iterable[SlideFacts]) -> list[str]:
     """Those that occur: kind by kind, within a kind in order of their first appearance."""
     kinds = (
         "objects",
         "density_count",
         "density_per_mm2",
+        "area_mm2",
         "fraction",
+        "mean_confidence",
+        "low_confidence",
+        "tumor_stroma_ratio",
         "score",
         "flag",
         "dropped",

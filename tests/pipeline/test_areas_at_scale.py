@@ -1,0 +1,69 @@
+"""Class maps of tall slides: memory does not grow with the height."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+
+from tests.planted_areas import painted, planted_classes
+
+WIDTH, TILE = 2048, 256
+SCRIPT = """
+import sys
+from pathlib import Path
+from tests.planted_areas import Oracle
+from wsikit.pipeline.run import run
+from wsikit.predictions import AreaSpec
+from wsikit.sinks.geojson import GeoJSONSink
+from wsikit.sinks.omezarr import OmeZarrSink
+from wsikit.slides import open_slide
+from wsikit.tissue import TissueMask
+
+path, out = Path(sys.argv[1]), Path(sys.argv[2])
+with open_slide(path) as slide:
+    sinks = GeoJSONSink(out / "a.geojson.gz"), OmeZarrSink(out / "m.ome.zarr", block=1024)
+    predictor = Oracle(1.0, areas=AreaSpec(500.0))
+    report = run(slide, predictor, *sinks, mask=TissueMask.whole(slide), supertile=1024)
+print(report.peak_rss_mb)
+"""
+
+
+def tall_slide(path: Path, period: NDArray[np.uint8], height: int) -> Path:
+    """The picture and its mirror image by turns; a level of downsample 16 beside it for the overview."""
+
+    def tiles(step: int) -> Iterator[NDArray[np.uint8]]:
+        small = period[::step, ::step]
+        both = np.concatenate([small, small[::-1]])
+        for y in range(0, height // step, TILE):
+            rows = both[np.arange(y, min(y + TILE, height // step)) % len(both)]
+            for x in range(0, WIDTH // step, TILE):
+                part = rows[:, x : x + TILE]
+                yield np.pad(part, ((0, TILE - part.shape[0]), (0, TILE - part.shape[1]), (0, 0)))
+
+    with tifffile.TiffWriter(path) as writer:
+        for step in (1, 16):
+            writer.write(
+                tiles(step), shape=(height // step, WIDTH // step, 3), dtype=np.uint8, tile=(TILE, TILE),
+                photometric="rgb", compression="jpeg", metadata=None, subfiletype=int(step > 1),
+                resolution=(20_000 / step, 20_000 / step), resolutionunit="CENTIMETER",
+            )  # fmt: skip
+    return path
+
+
+@pytest.mark.slow
+def test_memory_is_flat_from_4k_to_32k_rows(tmp_path: Path) -> None:
+    period, peaks = painted(planted_classes(WIDTH, 4096, grain=800)), []
+    for height in (4096, 32768):
+        path = tall_slide(tmp_path / f"{height}.tif", period, height)
+        (out := tmp_path / str(height)).mkdir()
+        command = [sys.executable, "-c", SCRIPT, str(path), str(out)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+        peaks.append(float(done.stdout))
+    assert peaks[1] <= 1.15 * peaks[0], peaks
