@@ -154,9 +154,8 @@ def write_run_yaml(out: Path, config: TissueConfig, told: Mapping[str, Any]) -> 
     values |= {name: absolute(values[name]) for name in FILES if values.get(name)}
     values |= {name: _found_anywhere(values[name]) for name in NAMES if values.get(name)}
     values |= {PROVENANCE: dict(told)}
-    replace_file(
-        out / "run.yaml", yaml.dump(values, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True).encode()
-    )
+    # not by libyaml, which is faster and refuses names that no encoding fits
+    replace_file(out / "run.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
 
 
 def _found_anywhere(text: str) -> str:

@@ -88,7 +88,7 @@ def read_run_yaml(out: Path) -> dict[str, Any]:
     """
     path = out / "run.yaml"
     try:
-        values = yaml.load(path.read_text("utf-8"), Loader=yaml.CSafeLoader)
+        values = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         problem = error.strerror if isinstance(error, OSError) else "it is no YAML"
         raise _no_run(out, f"{path.name} cannot be read: {problem}") from error

@@ -1,0 +1,181 @@
+"""Tissue from patch labels: its stages, one after another, on drawn textures. How well it learns is not asked here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wsikit.errors import ConfigError
+
+torch = pytest.importorskip("torch")
+
+from tests.methods import planted_tissue as planted  # noqa: E402
+from wsikit.methods.cam_onss import dataset, load_predictor, train  # noqa: E402
+from wsikit.methods.cam_onss.config import Classifier, Config, Segmenter  # noqa: E402
+from wsikit.methods.cam_onss.model import TissueClassifier, TissueSegmenter  # noqa: E402
+from wsikit.methods.cam_onss.train import Training, zoomed  # noqa: E402
+from wsikit.pipeline.run import run  # noqa: E402
+from wsikit.sinks.memory import FeatureList  # noqa: E402
+from wsikit.slides import Slide  # noqa: E402
+from wsikit.slides.array import ArrayReader  # noqa: E402
+from wsikit.tissue import TissueMask  # noqa: E402
+from wsikit.training.fit import Progress  # noqa: E402
+from wsikit.training.recipe import Recipe  # noqa: E402
+
+MPP, CLASSES = 1.0, 3
+
+
+def settings(data: Path, *, epochs: tuple[int, int]) -> Config:
+    """A small network and few epochs."""
+    first, second = (Recipe(epochs=count, batch_size=16, learning_rate=3e-3, threads=1) for count in epochs)
+    return Config(
+        data=data,
+        tissue=planted.schema_of(CLASSES),
+        mpp=MPP,
+        stain="ihc",
+        encoder="test_efficientnet",
+        weights="none",
+        classifier=Classifier(recipe=first),
+        segmenter=Segmenter(width=32, recipe=second),
+        least_um2=20,
+    )
+
+
+def write(folder: Path, train_patches: int, seed: int = 0) -> Path:
+    parts = (("train", train_patches, 0), ("validation", 24, 1), ("test", 24, 2))
+    patches = [
+        replace(one, slide=f"slide{part}")
+        for part, count, number in parts
+        for one in planted.scenes(10 * seed + number, count, classes=CLASSES, split=part)  # type: ignore[arg-type]
+    ]
+    return planted.write_folder(folder, patches, planted.schema_of(CLASSES))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training that is done."""
+
+    config: Config
+    out: Path
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("tissue")
+    config = settings(write(folder / "data", 48), epochs=(5, 3))
+    train(config, folder / "out")
+    return Trained(config, folder / "out")
+
+
+def test_the_card_has_the_metrics_of_the_chosen_epoch_and_of_the_last(small: Trained) -> None:
+    metrics = json.loads((small.out / "cam_onss.json").read_text("utf-8"))["metrics"]
+    assert metrics["images"] == metrics["last"]["images"] == 24
+    assert {"miou", "fwiou", "mdice", "boundary_iou"} <= set(metrics["last"])
+
+
+def test_pseudo_masks_hold_no_class_that_the_label_lacks(small: Trained) -> None:
+    training = Training(small.config, small.out, None)
+    for patch in [*training.patches("train"), *training.patches("validation")]:
+        assert set(np.unique(training.mask(patch))) <= set(np.flatnonzero(patch.present))
+
+
+def test_a_slide_becomes_areas_of_its_classes(small: Trained) -> None:
+    image = np.concatenate([planted.scene(np.random.default_rng(i), 1, 192).image for i in (3, 4)], axis=1)
+    slide, found = Slide(ArrayReader([image], MPP, path="planted.svs")), FeatureList()
+    predictor = load_predictor(small.out / "cam_onss.safetensors", device="cpu")
+    assert (predictor.tile.core, predictor.tile.halo) == (32, 16)
+    run(slide, predictor, found, mask=TissueMask.whole(slide))
+    names = {label.name for label in predictor.labels}
+    area = sum(shape.area for part in found.features for shape in part.geometries)
+    assert names == {"Texture A", "Texture B", "Texture C"}
+    assert area >= 0.99 * image.shape[0] * image.shape[1]
+
+
+def test_the_checkpoint_is_that_of_the_chosen_epoch(small: Trained) -> None:
+    from wsikit.nn.weights import read_state
+
+    best, packed = (read_state(small.out / name) for name in ("segmenter/best.safetensors", "cam_onss.safetensors"))
+    assert all(torch.equal(best[name], packed[name]) for name in packed)
+
+
+def test_test_patches_are_not_looked_at_before_the_end(small: Trained) -> None:
+    names = {patch.name for patch in dataset(small.config, "test")}
+    training = Training(small.config, small.out, None)
+    assert names
+    assert not any(training.mask_path(patch).exists() for patch in training.patches("test"))
+
+
+def test_a_resolution_that_it_was_not_trained_at_is_refused(small: Trained) -> None:
+    with pytest.raises(ConfigError, match="trained at 1 um"):
+        load_predictor(small.out / "cam_onss.safetensors", mpp=0.5)
+
+
+class Ended(Exception):
+    """Stands for whatever ends a training."""
+
+
+def ending(stage: str, epoch: int) -> Callable[[Progress], None]:
+    """A watch that ends a training after a step of that epoch."""
+
+    def watch(progress: Progress) -> None:
+        if (progress.stage, progress.epoch) == (stage, epoch):
+            raise Ended
+
+    return watch
+
+
+def test_a_training_that_was_ended_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    config = settings(write(tmp_path / "data", 32), epochs=(5, 2))
+    whole = train(config, tmp_path / "whole").read_bytes()
+    for stage, epoch in (("classifier", 5), ("segmenter", 2)):
+        with pytest.raises(Ended):
+            train(config, tmp_path / "ended", ending(stage, epoch))
+    assert train(config, tmp_path / "ended").read_bytes() == whole
+
+
+@pytest.mark.parametrize("decoder", ["pspnet", "deeplabv3plus", "upernet"])
+@pytest.mark.parametrize("size", [(64, 64), (100, 75)])
+def test_every_decoder_says_something_of_every_pixel(decoder: str, size: tuple[int, int], tmp_path: Path) -> None:
+    config = settings(tmp_path, epochs=(1, 1))
+    config = config.model_copy(update={"segmenter": Segmenter(decoder=decoder, width=16)})  # type: ignore[arg-type]
+    logits, second = TissueSegmenter(config).both(torch.rand(2, 3, *size))
+    assert logits.shape == (2, CLASSES, *size)
+    assert second is not None
+    assert second.shape == logits.shape
+
+
+def test_dropout_attention_takes_away_what_is_most_active_and_only_from_its_epoch_on(tmp_path: Path) -> None:
+    model = TissueClassifier(settings(tmp_path, epochs=(1, 1))).eval()
+    pixels = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        model.begin_epoch(3)
+        plain = model.encoder(pixels)[-1].relu()
+        assert torch.equal(model._dropped(plain), plain)  # a part that nothing shows from outside
+        model.begin_epoch(40)
+        assert float(model.gamma) == pytest.approx(0.65)
+        attended = model._dropped(plain)
+        top = torch.relu(model.layer(plain)).flatten(2).argmax(dim=2)
+        # a place that is the most active of all classes that are active at all is gone
+        for image in range(2):
+            active = torch.relu(model.layer(plain))[image].flatten(1)
+            alone = [int(top[image, k]) for k in range(CLASSES) if (active[:, top[image, k]] > 0).sum() == 1]
+            for place in alone:
+                assert bool((attended[image].flatten(1)[:, place] == 0).all())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_zoomed_pixels_keep_their_class(seed: int) -> None:
+    """The mask is painted into the image, so that both can be compared after any factor."""
+    rng = np.random.default_rng(seed)
+    mask = np.kron(rng.integers(0, 3, (4, 4)), np.ones((16, 16))).astype(np.uint8)
+    image = np.repeat(mask[..., None] * 100, 3, axis=2)
+    found, classes = zoomed(image, mask, (0.5, 2.0), rng)
+    assert found.shape == image.shape
+    seen = classes != 255
+    assert seen.any()
+    assert (np.abs(found[..., 0][seen].astype(int) - 100 * classes[seen].astype(int)) < 50).mean() > 0.9
