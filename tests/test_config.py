@@ -187,3 +187,40 @@ def test_speed_and_places_of_files_are_no_parameters_of_patches(key: str) -> Non
 def test_a_size_of_patches_is_a_number_or_native(size: str) -> None:
     with pytest.raises(ConfigError, match="size"):
         load_config(TileConfig, overrides=[f"size={size}"])
+
+
+class _Steps(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    epochs: int = 40
+    batch: int = 16
+
+
+class _Stage(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    width: int = 3
+    steps: _Steps = _Steps(epochs=7, batch=2)
+
+
+class _Named(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    size: int = 1
+
+
+class _Whole(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    stage: _Stage = _Stage(width=5)
+    named: _Named = _Named(name="a", size=9)
+
+
+@pytest.mark.parametrize("way", ["set", "file"])
+def test_a_part_given_in_part_keeps_the_rest_of_its_own_default(way: str, tmp_path: Path) -> None:
+    """Not of its class: one option more had silently changed all others."""
+    file = tmp_path / "some.yaml"
+    file.write_text("stage: {steps: {epochs: 1}}", "utf-8")
+    given = (None, ["stage.steps.epochs=1"]) if way == "set" else (file, [])
+    assert load_config(_Whole, *given) == _Whole(stage=_Stage(width=5, steps=_Steps(epochs=1, batch=2)))
+
+
+def test_a_part_that_is_a_value_of_its_own_takes_nothing_from_the_default() -> None:
+    assert load_config(_Whole, None, ["named={name: b}"]).named == _Named(name="b", size=1)

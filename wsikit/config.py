@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic.fields import FieldInfo
 
 from wsikit.errors import ConfigError
 
@@ -216,7 +217,7 @@ def load_config(
     values |= {key: value for key, value in (flags or {}).items() if value is not None}
     _check_keys(kind, values)
     try:
-        return kind.model_validate(values)
+        return kind.model_validate(_completed(kind.model_fields, values))
     except ValidationError as error:
         wrong = "; ".join(
             f"{'.'.join(map(str, item['loc']))}={item.get('input')!r}: {item['msg']}" for item in error.errors()
@@ -232,6 +233,23 @@ def _place(values: dict[str, Any], key: str, value: Any) -> None:
         values[part] = dict(inner) if isinstance(inner, Mapping) else {}
         values = values[part]
     values[last] = value
+
+
+def _completed(fields: Mapping[str, FieldInfo], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Parts of which only some options are given keep the rest of this kind's default for them, which is another than
+    that of the part's class: ``counter.recipe.threads=1`` must leave the counter's batch size alone."""
+    return {key: _over(fields[key].default, value) for key, value in values.items()}
+
+
+def _over(default: Any, value: Any) -> Any:
+    # a part that cannot be made of nothing, such as a schema, is a value of its own
+    if not (isinstance(default, BaseModel) and isinstance(value, Mapping)):
+        return value
+    fields = type(default).model_fields
+    if any(field.is_required() for field in fields.values()):
+        return value
+    own = {name: getattr(default, name) for name in fields}
+    return own | {key: _over(own[key], inner) for key, inner in value.items()}
 
 
 def _check_keys(kind: type[BaseModel], values: Mapping[str, Any], within: str = "") -> None:
