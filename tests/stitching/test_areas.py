@@ -21,15 +21,18 @@ from tests.planted_areas import LABELS, Oracle, painted, planted_classes
 from wsikit.errors import ConfigError, PredictionError
 from wsikit.geometry import Region
 from wsikit.outlines import pixels
-from wsikit.pipeline.run import RunReport, run
+from wsikit.pipeline.run import RunReport, plan_run, run
 from wsikit.pipeline.state import model_card
+from wsikit.pipeline.supertile import Job, predict_supertiles
 from wsikit.predictions import AreaSpec, Label
 from wsikit.predictors import load_predictor
+from wsikit.quality import ANY_QUALITY
 from wsikit.sinks.geojson import GeoJSONSink
 from wsikit.sinks.omezarr import OmeZarrSink
 from wsikit.slides import Slide, open_slide
 from wsikit.slides.array import array_slide
-from wsikit.stitching.areas import AREA_ERROR, simplified
+from wsikit.stitching.areas import AREA_ERROR, AreaMerge, simplified
+from wsikit.stitching.maps import MapMerge
 from wsikit.tissue import TissueMask
 
 MPP = 0.5
@@ -161,6 +164,22 @@ def test_the_bytes_do_not_depend_on_blocks_supertiles_and_workers(
     other = write(array_slide(painted(planted), MPP), CLEANING, tmp_path, **options)
     assert other.text == cleaned.text
     assert np.array_equal(other.classes, cleaned.classes)
+
+
+@pytest.mark.parametrize("box", [(0, 0, 500, 420), (130, 70, 33, 200), (-20, 400, 100, 60)])
+def test_the_cleaned_classes_of_any_region_are_those_of_the_mask(
+    planted: NDArray[np.uint8], cleaned: Written, tmp_path: Path, box: tuple[int, int, int, int]
+) -> None:
+    slide = array_slide(painted(planted), MPP)
+    mask = TissueMask.whole(slide)
+    plan = plan_run(slide, CLEANING, mask)
+    job = Job(slide, plan.model, tmp_path, None, ANY_QUALITY)
+    assert all(result.readable for result in predict_supertiles(job, enumerate(plan.grid.supertiles())))
+    region = Region(*box, plan.grid.spec.mpp)
+    found = AreaMerge(MapMerge(tmp_path, plan.grid, 4, mask, []), LABELS, CLEANING.areas, 128).classes(region)
+    x, y, width, height = box
+    around = np.pad(cleaned.classes, 100)
+    assert np.array_equal(found, around[y + 100 : y + 100 + height, x + 100 : x + 100 + width])
 
 
 def specked(background: int) -> NDArray[np.uint8]:
