@@ -181,7 +181,9 @@ def _outlives(pid: int, seconds: float) -> bool:
 
 def test_what_is_cancelled_before_it_runs_never_does(cluster: Cluster, tmp_path: Path) -> None:
     with connected(cluster) as workers:
-        blocking = [workers.submit(sleep_noted, tmp_path, 1.0) for _ in range(2)]
+        blocking = [
+            workers.submit(sleep_noted, tmp_path, 3.0) for _ in range(2)
+        ]  # longer than a busy machine takes to cancel
         late = [workers.submit(note_pids, tmp_path, number) for number in range(6)]
         assert all(future.cancel() for future in late)
         wait(blocking)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,6 +11,9 @@ from wsikit.training.recipe import Recipe
 
 LYSTO_EDGES = (1, 6, 11, 21, 51, 201)
 """LYSTO's bins of counts, 0 | 1-5 | 6-10 | 11-20 | 21-50 | 51-200 | more: first count of each bin but the first."""
+
+
+Quarters = Annotated[float, Field(ge=0.25, le=4, multiple_of=0.25)]
 
 
 class _Part(BaseModel):
@@ -29,6 +32,9 @@ class Counter(_Part):
     """Between the sum of the map, or the pooled number, and the count."""
     augment: bool = True
     """Flips, quarter turns, brightness, contrast and amounts of stain (``wsikit.stain.augment``)."""
+    zoom: tuple[Quarters, ...] = Field(default=(0.75, 1.0, 1.25), min_length=1)
+    """Factors that training images are resized by, one drawn for each batch, in quarters: cells get larger or smaller,
+    and remain as many. (1.0,) leaves them as they are. A pooled counter's are not resized."""
     hard: float = Field(default=0.0, ge=0, lt=1)
     """Share of an epoch that is drawn from the images with the largest errors of the epoch before; 0 takes every image
     once."""

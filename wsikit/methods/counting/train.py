@@ -121,7 +121,7 @@ class Training:
             cells = [math.prod(-(-side // STRIDE) for side in image.source.size) for image in train]
             self.model.density.scale.fill_(max(sum(image.count for image in train), 1) / sum(cells))
 
-        def batches(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        def batches(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
             rng = np.random.default_rng([self.config.seed, epoch])
             order = self._order(train, epoch, rng)
             # pooled features of a single image have no deviation that they could be normalised by
@@ -131,7 +131,8 @@ class Training:
                 if self.config.counter.augment:
                     pixels = recoloured(turned(pixels, None, rng)[0], self.config.stain, rng)
                 counts = torch.tensor([float(train[i].count) for i in indices], device=self.device)
-                yield tensor(pixels, self.device, self.margin), counts
+                seen, margin = self._zoomed(tensor(pixels, self.device, self.margin), rng)
+                yield seen, counts, margin
 
         return self._fit(
             "counter",
@@ -143,9 +144,18 @@ class Training:
             recipe=self.config.counter.recipe,
         )
 
-    def _count_step(self, batch: tuple[torch.Tensor, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        pixels, counts = batch
-        found, bins = self.model.count(self.model.features(pixels), self.margin)
+    def _zoomed(self, pixels: torch.Tensor, rng: np.random.Generator) -> tuple[torch.Tensor, int]:
+        """Images with the margin, resized by a factor drawn from the configuration's, and the margin that they have
+        then: whole cells, since both are in quarters."""
+        factor = float(rng.choice(self.config.counter.zoom))
+        if factor == 1 or not self.margin:
+            return pixels, self.margin
+        seen = functional.interpolate(pixels, scale_factor=factor, mode="bilinear", antialias=factor < 1)
+        return seen.to(memory_format=torch.channels_last), round(self.margin * factor)
+
+    def _count_step(self, batch: tuple[torch.Tensor, torch.Tensor, int]) -> Mapping[str, torch.Tensor]:
+        pixels, counts, margin = batch
+        found, bins = self.model.count(self.model.features(pixels), margin)
         loss = count_loss(found, counts, self.config.counter.loss)
         if bins is None:
             return {"loss": loss}
