@@ -54,7 +54,7 @@ def settings(data: Path, seed: int, *, epochs: tuple[int, int, int]) -> Config:
         weights="none",
         depth=3,
         test_share=0.2,
-        counter=Counter(recipe=counter),
+        counter=Counter(recipe=counter, zoom=(1.0,)),  # planted cells are of one size
         instances=Instances(tile_um=4, interval_um=2, cell_radius_um=3, recipe=instances),
         pseudo=Pseudo(least_um2=8, hole_um2=4),
         segmenter=Segmenter(width=32, recipe=segmenter),
@@ -274,6 +274,23 @@ def test_a_training_that_was_ended_goes_on_to_the_same_weights(tmp_path: Path) -
         with pytest.raises(Ended):
             train(config, tmp_path / "ended", ending(stage, epoch))
     assert train(config, tmp_path / "ended").read_bytes() == whole
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.75, 1.0, 1.25])
+def test_a_resized_image_has_its_margin_in_whole_cells(factor: float, tmp_path: Path) -> None:
+    """So that what is summed is the image and all of it."""
+    config = settings(planted.write_folder(tmp_path, planted.tiles(1, 8), labels=True), 0, epochs=(1, 1, 1))
+    config = config.model_copy(update={"counter": config.counter.model_copy(update={"zoom": (factor,)})})
+    training = Training(config, tmp_path, build_model(config), None)
+    framed = torch.zeros(1, 3, 96 + 32, 96 + 32)
+    framed[:, :, 16:-16, 16:-16] = 1
+    seen, margin = training._zoomed(framed, np.random.default_rng(0))  # a step of the training
+    assert margin == 16 * factor
+    assert margin % 4 == 0
+    inside = seen[0, 0, margin : seen.shape[2] - margin, margin : seen.shape[3] - margin]
+    assert inside.shape == (96 * factor, 96 * factor)
+    assert inside[2:-2, 2:-2].min() > 0.999
+    assert seen[0, 0, : margin - 2].max() < 0.001
 
 
 @pytest.mark.slow
