@@ -67,7 +67,7 @@ def out(entries: list[SlideEntry], tmp_path: Path) -> Path:
 
 def test_a_record_names_its_outputs_with_size_and_checksum_and_who_made_it(out: Path) -> None:
     told = record(out)
-    assert told["outputs"] == {name: output_facts(out / "a" / name) for name in ("masks.ome.zarr",)}
+    assert told["outputs"] == {name: output_facts(out / "a" / name) for name in ("masks.ome.zarr", "regions.csv")}
     assert (told["attempts"], told["pid"]) == (1, os.getpid())
     assert told["host"]
     assert "progress" not in told

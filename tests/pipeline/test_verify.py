@@ -98,7 +98,7 @@ def test_a_run_that_nobody_touched_is_sound_and_stays_as_it_is(run: Path) -> Non
     before, steps = files(run), []
     found = verify(run, sample=3, workers=1, advance=lambda done, total: steps.append((done, total)))
     assert codes(found) == {"a": [], "b": []}
-    assert [(slide.outputs, slide.supertiles, slide.of) for slide in found] == [(2, 3, 20)] * 2
+    assert [(slide.outputs, slide.supertiles, slide.of) for slide in found] == [(3, 3, 20)] * 2
     assert [slide.notes for slide in found] == [[], []]
     assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert files(run) == before
@@ -193,7 +193,7 @@ def test_a_model_that_is_gone_is_told_of_each_slide(run: Path, finished: Path) -
         found = verify(run, workers=1)
     finally:
         (finished / "away.py").rename(model)
-    assert all(slide.outputs == 2 and not slide.sound for slide in found)
+    assert all(slide.outputs == 3 and not slide.sound for slide in found)
     assert "no super-tile could be predicted again" in found[0].findings[0].message
 
 
@@ -204,7 +204,7 @@ def test_a_model_that_kills_its_process_costs_the_comparison_alone(run: Path, fi
     finally:
         write_model(finished, "128")
     assert codes(found) == {"a": ["worker_crash"], "b": ["worker_crash"]}
-    assert [slide.outputs for slide in found] == [2, 2]
+    assert [slide.outputs for slide in found] == [3, 3]
 
 
 def test_what_cannot_be_compared_is_said_and_no_error(run: Path) -> None:
@@ -214,7 +214,7 @@ def test_what_cannot_be_compared_is_said_and_no_error(run: Path) -> None:
     assert codes(found) == {"a": [], "b": []}
     assert "schema 1" in found[0].notes[0]
     assert "no super-tiles are recorded" in found[1].notes[0]
-    assert (found[0].outputs, found[1].outputs) == (0, 2)
+    assert (found[0].outputs, found[1].outputs) == (0, 3)
 
 
 def test_a_record_that_is_lost_is_found(run: Path) -> None:
