@@ -187,9 +187,9 @@ def test_its_own_metrics_on_a_split_are_those_of_the_card(small: Trained, tmp_pa
     assert "count_mae" in done.output
 
 
-def test_a_folder_that_another_training_works_in_is_refused(small: Trained, tmp_path: Path) -> None:
+def test_a_folder_that_another_training_works_in_is_refused(tmp_path: Path) -> None:
     with Lease(tmp_path, "another", Stop()):
-        done = CliRunner().invoke(app, ["train", "counting", "-o", str(tmp_path), "--data", str(small.config.data)])
+        done = CliRunner().invoke(app, ["train", "counting", "-o", str(tmp_path), "--data", str(tmp_path)])
     assert isinstance(done.exception, OutputError)
     assert done.exception.code == "busy"
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from wsikit.errors import ConfigError
+from wsikit.training.images import TrainingImage
 
 SHARES: Mapping[str, float] = {"train": 0.7, "validation": 0.15, "test": 0.15}
 """Split -> share of the members."""
@@ -77,6 +78,12 @@ def split_members(members: Sequence[Member], shares: Mapping[str, float] = SHARE
         return Splits(given, "given", lacking)
     carved, said = _carved(members, given, shares, seed)
     return Splits(carved, "given", (*said, *lacking))
+
+
+def split_images(images: Sequence[TrainingImage], *, validation: float, test: float, seed: int) -> Splits:
+    """Of images with these shares for validation and test, the rest for training; see ``split_members``."""
+    shares = {"train": 1 - validation - test, "validation": validation, "test": test}
+    return split_members([Member(one.name, one.patient, one.slide, one.split) for one in images], shares, seed)
 
 
 def _check_shares(shares: Mapping[str, float]) -> None:

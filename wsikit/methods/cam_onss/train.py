@@ -30,7 +30,7 @@ from wsikit.metrics import confusion_matrix, mean_iou
 from wsikit.nn.device import choose_device
 from wsikit.training.batches import of_one_shape, recoloured, tensor, turned
 from wsikit.training.fit import Fitted, Watch, fit
-from wsikit.training.splits import Member, Splits, split_members
+from wsikit.training.splits import Splits, split_images
 
 PSEUDO = "pseudo"
 """Folder of the pseudo masks."""
@@ -222,13 +222,8 @@ def split_data(config: Config) -> tuple[PatchData, Splits]:
     Raises ConfigError: no data, data that cannot be read, or a split that shares a patient.
     """
     data = read_patches(config.data, config.tissue, labels=config.labels, mpp=config.mpp)
-    shares = {
-        "train": 1 - config.validation_share - config.test_share,
-        "validation": config.validation_share,
-        "test": config.test_share,
-    }
-    members = [Member(patch.name, patch.patient, patch.slide, patch.split) for patch in data]
-    return data, split_members(members, shares, config.seed)
+    splits = split_images(data, validation=config.validation_share, test=config.test_share, seed=config.seed)
+    return data, splits
 
 
 def train(config: Config, out: Path, watch: Watch | None = None) -> Path:

@@ -11,9 +11,8 @@ from wsikit.training.recipe import Recipe
 
 LYSTO_EDGES = (1, 6, 11, 21, 51, 201)
 """LYSTO's bins of counts, 0 | 1-5 | 6-10 | 11-20 | 21-50 | 51-200 | more: first count of each bin but the first."""
-
-
 Quarters = Annotated[float, Field(ge=0.25, le=4, multiple_of=0.25)]
+"""A factor that leaves the margin around training images in whole cells of the map."""
 
 
 class _Part(BaseModel):
