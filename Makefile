@@ -47,15 +47,17 @@ test-faults: env
 bench: env
 	$(BIN)/python benchmarks/bench.py $(BENCH)
 
-# peers in environments of their own; the toolkits take 6 GB, and the bench goes on without them
+# peers in environments of their own; the toolkits, which do not fit beside each other, take 6 GB each, and the bench goes on without them
 bench-env: env
-	for name in readers tools; do \
+	for name in readers lazyslide tiatoolbox; do \
 	  test -x $(BENCH_ENVS)/$$name/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python $(BENCH_ENVS)/$$name; \
 	done
 	$(BIN)/uv pip install --quiet --python $(BENCH_ENVS)/readers/bin/python -r benchmarks/peers/readers.txt
 	$(BIN)/uv pip install --quiet --python $(BENCH_ENVS)/readers/bin/python --no-deps -r benchmarks/peers/readers-nodeps.txt
-	$(BIN)/uv pip install --quiet --python $(BENCH_ENVS)/tools/bin/python -r benchmarks/peers/tools.txt || \
-	  echo "tiatoolbox and lazyslide cannot be installed here: R6 and T1 go without them, and say so" >&2
+	for name in lazyslide tiatoolbox; do \
+	  $(BIN)/uv pip install --quiet --python $(BENCH_ENVS)/$$name/bin/python -r benchmarks/peers/$$name.txt || \
+	    echo "$$name cannot be installed here: R6 and T1 go without it, and say so" >&2; \
+	done
 
 bench-inputs: env
 	$(BIN)/python benchmarks/inputs.py

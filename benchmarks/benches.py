@@ -89,10 +89,10 @@ SWEPT = (WSIKIT, PYVIPS, CUCIM, FASTSLIDE, OPENSLIDE)
 RESAMPLED = {"largest": 160, "mean": 6.0}
 AREA = System("wsikit, area average", "own", "own:patches")
 SCALED = System(OURS, "own", "own:scaled", **RESAMPLED)
-TIATOOLBOX = System("tiatoolbox iterator", "tools", "tools:tiatoolbox", **RESAMPLED)
-TIATOOLBOX_LOADER = System("tiatoolbox, DataLoader", "tools", "tools:tiatoolbox_loader", **RESAMPLED, watched=True)
-LAZYSLIDE = System("lazyslide iterator", "tools", "tools:lazyslide", **RESAMPLED)
-LAZYSLIDE_FASTSLIDE = System("lazyslide on fastslide", "tools", "tools:lazyslide_fastslide", **RESAMPLED)
+TIATOOLBOX = System("tiatoolbox iterator", "tiatoolbox", "tools:tiatoolbox", **RESAMPLED)
+TIATOOLBOX_LOADER = System("tiatoolbox, DataLoader", "tiatoolbox", "tools:tiatoolbox_loader", **RESAMPLED, watched=True)
+LAZYSLIDE = System("lazyslide iterator", "lazyslide", "tools:lazyslide", **RESAMPLED)
+LAZYSLIDE_FASTSLIDE = System("lazyslide on fastslide", "lazyslide", "tools:lazyslide_fastslide", **RESAMPLED)
 ITERATORS = (AREA, SCALED, TIATOOLBOX, TIATOOLBOX_LOADER, LAZYSLIDE, LAZYSLIDE_FASTSLIDE)
 
 STORE = _job(OURS, "own", "own:store", watched=True)
@@ -101,9 +101,9 @@ WRITERS = (
     _job("openslide + Pillow, JPEG", "readers", "scripts:openslide_jpeg"),
     _job("openslide + Pillow, PNG", "readers", "scripts:openslide_png"),
     _job("pyvips dzsave", "readers", "scripts:dzsave", own_threads=True),
-    _job("tiatoolbox", "tools", "tools:tiatoolbox_store"),
-    _job("lazyslide", "tools", "tools:lazyslide_store"),
-    _job("lazyslide on fastslide", "tools", "tools:lazyslide_fastslide_store"),
+    _job("tiatoolbox", "tiatoolbox", "tools:tiatoolbox_store"),
+    _job("lazyslide", "lazyslide", "tools:lazyslide_store"),
+    _job("lazyslide on fastslide", "lazyslide", "tools:lazyslide_fastslide_store"),
 )
 POOL = _job("thread pool", "own", "own:pooled")
 CHILDREN = _job(OURS, "own", "own:scheduled")

@@ -52,6 +52,15 @@ def test_a_folder_that_is_held_is_refused_and_says_by_whom_since_when(tmp_path: 
     assert not list(tmp_path.iterdir())
 
 
+def test_a_lease_that_is_being_made_is_waited_for(tmp_path: Path) -> None:
+    (tmp_path / NAME).touch()
+    maker = threading.Timer(0.1, forge, [tmp_path], FOREIGN)
+    maker.start()
+    with pytest.raises(OutputError, match=r"node7, pid \d+, since"), Lease(tmp_path, "", Stop()):
+        pass
+    maker.join()
+
+
 def test_an_error_releases_it(tmp_path: Path) -> None:
     with pytest.raises(KeyError), Lease(tmp_path, "", Stop()):
         raise KeyError

@@ -43,7 +43,8 @@ TRIES = 5
 CLAIM_S = 0.1
 """Wait for one that is taking a lease over, which takes milliseconds."""
 LOOKS_S = (0.0, 0.2, 1.0)
-"""Waits before a lease that is not there is lost: another run that looks at it takes it away for a moment."""
+"""Waits before a lease that is not there is lost (another run that looks at it takes it away for a moment), and before
+one without a text is taken for broken."""
 
 # time that this machine was suspended counts too, where the system tells it
 _clock: Callable[[], float] = (
@@ -103,6 +104,17 @@ def find(path: Path) -> Found | None:
 
     Raises OSError where it cannot be read.
     """
+    found = None
+    for pause in LOOKS_S:
+        time.sleep(pause)
+        found = _read(path)
+        # a lease that is being made is there for a moment before its text is
+        if found is None or found.holder.token:
+            break
+    return found
+
+
+def _read(path: Path) -> Found | None:
     try:
         # opening it makes NFS ask the server
         with path.open("rb") as file:
