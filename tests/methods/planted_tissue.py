@@ -82,6 +82,13 @@ TEXTURES = (
     Texture(0.6, 1.0, 0.25, (222, 166, 196), (118, 78, 146)),
 )
 """Large grains, thin fibres, small dense grains, coarse patches, thick fibres, dust."""
+DISTINCT = (
+    Texture(2.0, 1.3, 0.42, (206, 156, 194), (116, 66, 140)),
+    Texture(0.9, 5.0, 0.30, (240, 172, 192), (214, 112, 150)),
+    Texture(0.9, 1.0, 0.55, (160, 136, 204), (64, 52, 134)),
+    Texture(3.6, 1.6, 0.30, (236, 216, 200), (192, 164, 150)),
+)
+"""The same, and of colours that differ as well."""
 
 
 def schema_of(classes: int = 4, dialect: Dialect = "spaces") -> ClassSchema:
@@ -107,6 +114,7 @@ def scenes(
     single: float = 0.3,
     scale: tuple[float, float] = (0.75, 1.35),
     split: Split = "train",
+    textures: Sequence[Texture] = TEXTURES,
 ) -> list[PlantedPatch]:
     """``n`` patches of one to three textures.
 
@@ -118,10 +126,11 @@ def scenes(
         single: share of patches that hold one class alone.
         scale: range of the factor, drawn for each patch, by which its grains are larger.
         split: that they say.
+        textures: of the classes.
     """
     rng = np.random.default_rng(seed)
     alone = rng.permutation(n) < round(single * n)
-    return [scene(rng, 1 if one else int(rng.integers(2, 4)), side, classes, scale, split) for one in alone]
+    return [scene(rng, 1 if one else int(rng.integers(2, 4)), side, classes, scale, split, textures) for one in alone]
 
 
 def scene(
@@ -131,6 +140,7 @@ def scene(
     classes: int = 4,
     scale: tuple[float, float] = (0.75, 1.35),
     split: Split = "train",
+    textures: Sequence[Texture] = TEXTURES,
 ) -> PlantedPatch:
     """One patch with ``held`` classes in its label; of two or three, each has at least 8 % of it."""
     chosen = rng.permutation(classes)[: min(held, classes)]
@@ -143,7 +153,7 @@ def scene(
     truth = chosen[owners].astype(np.uint8)
     light = np.zeros((side, side, 3))
     for index in chosen.tolist():
-        light[truth == index] = _drawn(rng, TEXTURES[index], side, factor)[truth == index]
+        light[truth == index] = _drawn(rng, textures[index], side, factor)[truth == index]
     light = 255 * (np.clip(light, 1, 255) / 255) ** rng.uniform(0.75, 1.25, 3)
     image = np.clip(np.rint(light + rng.normal(0, 4, light.shape)), 0, 255).astype(np.uint8)
     return PlantedPatch(image, truth, label_of(truth, classes), split=split)
@@ -173,7 +183,7 @@ def _clouds(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> N
 
 
 def over_activated(
-    patches: Sequence[PlantedPatch], share: float, seed: int, *, greedy: int | None = None
+    patches: Sequence[PlantedPatch], share: float, seed: int, *, greedy: Sequence[int] = ()
 ) -> list[Mask]:
     """Masks as CAMs would have them: in patches of several classes one class has grown over its neighbours.
 
@@ -181,15 +191,16 @@ def over_activated(
         patches: with their truth.
         share: of the pixels of a patch of several classes that are wrong, at most 0.85 of what is not the grown class.
         seed: which class grows, and how unevenly.
-        greedy: the class that grows where it is present; else, and where not given, any one that is.
+        greedy: classes, the first of which that is present grows: what activates most wins wherever it is. Where
+            none is, any one grows.
     """
     rng = np.random.default_rng(seed)
     return [_grown(rng, patch, share, greedy) if sum(patch.present) > 1 else patch.truth.copy() for patch in patches]
 
 
-def _grown(rng: np.random.Generator, patch: PlantedPatch, share: float, greedy: int | None) -> Mask:
+def _grown(rng: np.random.Generator, patch: PlantedPatch, share: float, greedy: Sequence[int]) -> Mask:
     present = np.flatnonzero(patch.present)
-    grows = greedy if greedy is not None and patch.present[greedy] else int(rng.choice(present))
+    grows = next((index for index in greedy if patch.present[index]), int(rng.choice(present)))
     outside = patch.truth != grows
     distance = ndimage.distance_transform_edt(outside) + 2 * _clouds(rng, patch.truth.shape, 3)
     count = min(round(share * outside.size), int(0.85 * outside.sum()))

@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -280,6 +281,44 @@ def test_the_files_of_a_dicom_series_are_one_slide(data: Path, tmp_path: Path) -
     rows = list(csv.DictReader((tmp_path / "out" / "summary.csv").open()))
     assert [(row["slide_id"], row["reason"]) for row in rows] == [("a", ""), ("b", "same_series")]
     assert not (tmp_path / "out" / "b").exists()
+
+
+def test_a_dicom_series_without_its_pixels_fails_and_says_so(data: Path, tmp_path: Path) -> None:
+    dicom_series(tmp_path / "in", data / "slides" / "odd" / "boxes_0.dcm")
+    (tmp_path / "in" / "a.dcm").unlink()
+    (record,) = run_many(find_slides(tmp_path / "in"), tmp_path / "out", CONFIG)
+    assert (record["status"], record["reason"]) == ("failed", "unreadable")
+    assert "No pyramid levels found" in record["message"]
+
+
+def test_two_levels_of_a_dicom_series_that_contradict_each_other_are_never_one_slide(
+    data: Path, tmp_path: Path
+) -> None:
+    dicom_series(tmp_path / "in", data / "slides" / "odd" / "boxes_0.dcm")
+    level = (tmp_path / "in" / "a.dcm").read_bytes()
+    # another instance of the same size that says to be of the same series
+    (tmp_path / "in" / "c.dcm").write_bytes(level.replace(b"1689669825649.10.0", b"1689669825649.12.0"))
+    records = run_many(find_slides(tmp_path / "in"), tmp_path / "out", CONFIG)
+    assert {record["reason"] for record in records} == {"unreadable"}
+    assert all("unexpected image" in record["message"] for record in records)
+
+
+def test_a_dicom_instance_that_is_there_twice_is_read_once_and_a_dicomdir_leads_nowhere(
+    data: Path, tmp_path: Path
+) -> None:
+    dicom_series(tmp_path / "in", data / "slides" / "odd" / "boxes_0.dcm")
+    alone = run_many(find_slides(tmp_path / "in"), tmp_path / "alone", CONFIG)
+    shutil.copy(tmp_path / "in" / "a.dcm", tmp_path / "in" / "copy.dcm")
+    shutil.copy(tmp_path / "in" / "a.dcm", tmp_path / "outside.dcm")
+    (tmp_path / "in" / "DICOMDIR").write_bytes(bytes(128) + b"DICM" + b"../outside.dcm")
+    records = run_many(find_slides(tmp_path / "in"), tmp_path / "out", CONFIG)
+    assert [(record["slide_id"], record["status"]) for record in records] == [
+        ("a", "complete"),
+        ("b", "skipped"),
+        ("copy", "skipped"),
+    ]
+    assert results(tmp_path / "out")["a"] == results(tmp_path / "alone")["a"]
+    assert len(alone) == 2
 
 
 def test_files_that_no_run_has_written_are_never_touched(field: Any, tmp_path: Path) -> None:

@@ -33,12 +33,17 @@ def test_constant_by_hand() -> None:
     assert rates([0.2, 0.6, 1.0], warmup=0.2, schedule="constant") == [0.4] * 3
 
 
+def test_poly_by_hand() -> None:
+    found = rates([0.2, 0.6, 1.0], warmup=0.2, schedule="poly")
+    assert found == pytest.approx([0.4, 0.4 * 0.5**0.9, 0])
+
+
 def test_onecycle_by_hand() -> None:
     found = rates([0, 0.15, 0.3, 0.65, 1.0], warmup=0.3, schedule="onecycle")
     assert found == pytest.approx([0.016, 0.208, 0.4, 0.2 + 0.8e-6, 1.6e-6])
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "onecycle", "constant"])
+@pytest.mark.parametrize("schedule", ["cosine", "onecycle", "poly", "constant"])
 def test_without_warm_up_training_starts_at_the_full_rate(schedule: str) -> None:
     assert rates([0], warmup=0, schedule=schedule) == pytest.approx([0.4])
 

@@ -13,6 +13,9 @@ START, END = 1 / 25, 1e-4
 """Where onecycle starts, as a share of the learning rate, and where it ends, as a share of that start: Smith and Topin,
 Super-convergence (arXiv:1708.07120), with torch's OneCycleLR's numbers. Momentum is not cycled."""
 
+POWER = 0.9
+"""Of poly: Chen et al., DeepLab (arXiv:1606.00915)."""
+
 
 class Recipe(BaseModel):
     """Optimiser, schedule, precision, and when to stop."""
@@ -29,9 +32,9 @@ class Recipe(BaseModel):
     """Of weights with two or more dimensions; biases and norms have none."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     """sgd has Nesterov's momentum of 0.9."""
-    schedule: Literal["cosine", "onecycle", "constant"] = "cosine"
-    """What follows the warm-up: half a cosine down to 0, or to nearly 0 (onecycle, which also warms up along one), or
-    level."""
+    schedule: Literal["cosine", "onecycle", "poly", "constant"] = "cosine"
+    """What follows the warm-up: half a cosine down to 0, or to nearly 0 (onecycle, which also warms up along one), the
+    power 0.9 of what is left (poly, as DeepLab and PSPNet have it), or level."""
     warmup: float = Field(default=0.05, ge=0, lt=1)
     """Share of all steps in which the learning rate rises; onecycle is usually given 0.3."""
     clip: float | None = Field(default=1.0, gt=0)
@@ -52,7 +55,8 @@ class Recipe(BaseModel):
             return self.learning_rate * (low + (high - low) * _cosine(1 - part if rising else part))
         if rising:
             return self.learning_rate * part
-        return self.learning_rate * (_cosine(part) if self.schedule == "cosine" else 1.0)
+        falling = {"cosine": _cosine(part), "poly": max(0.0, 1 - part) ** POWER, "constant": 1.0}
+        return self.learning_rate * falling[self.schedule]
 
 
 def _cosine(part: float) -> float:

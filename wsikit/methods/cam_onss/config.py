@@ -71,6 +71,8 @@ class Segmenter(_Part):
     """Least mean weight of a class in an image."""
     zoom: tuple[float, float] = (0.75, 1.5)
     """Patches are resized by a factor from this range, and cut or mirrored to their size."""
+    iterations: int | None = Field(default=None, ge=1)
+    """Batches of the whole training, rounded up to epochs, in place of the recipe's epochs: papers count so."""
     recipe: Recipe = Recipe(epochs=20, batch_size=16, learning_rate=1e-3)
 
 

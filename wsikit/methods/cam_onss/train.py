@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from PIL import Image
 
 from wsikit.errors import ConfigError
 from wsikit.methods.cam_onss.classes import IGNORED
-from wsikit.methods.cam_onss.config import Config
+from wsikit.methods.cam_onss.config import Config, Segmenter
 from wsikit.methods.cam_onss.data import LabelledPatch, PatchData, read_patches
 from wsikit.methods.cam_onss.losses import noise_suppressed_loss, presence_loss
 from wsikit.methods.cam_onss.masks import Mask, read_mask, write_mask
@@ -30,6 +31,7 @@ from wsikit.metrics import confusion_matrix, mean_iou
 from wsikit.nn.device import choose_device
 from wsikit.training.batches import of_one_shape, recoloured, tensor, turned
 from wsikit.training.fit import Fitted, Watch, fit
+from wsikit.training.recipe import Recipe
 from wsikit.training.splits import Splits, split_images
 
 PSEUDO = "pseudo"
@@ -195,8 +197,16 @@ class Training:
             # as published, epochs are chosen on masks of the validation patches where there are any
             monitor="miou" if truth else "pseudo_miou",
             better="higher",
-            recipe=options.recipe,
+            recipe=_counted(options, len(train)),
         )
+
+
+def _counted(options: Segmenter, patches: int) -> Recipe:
+    """The segmenter's recipe, with the epochs that its iterations come to."""
+    if options.iterations is None:
+        return options.recipe
+    epochs = math.ceil(options.iterations * options.recipe.batch_size / patches)
+    return options.recipe.model_copy(update={"epochs": epochs})
 
 
 def zoomed(
