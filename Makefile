@@ -8,7 +8,7 @@ MINORS := 311 312 313
 
 BENCH_ENVS := benchmarks/envs
 
-.PHONY: env demo test test-slow test-faults bench bench-env bench-inputs bench-page bench-growth check docs constraints clean
+.PHONY: env demo test test-slow test-faults test-oldest bench bench-env bench-inputs bench-page bench-growth check docs constraints clean
 
 env: $(STAMP)
 
@@ -36,6 +36,12 @@ test: env
 
 test-slow: env
 	$(BIN)/python -m pytest -m slow
+
+# with the oldest versions that pyproject.toml allows, in an environment of their own
+test-oldest: env
+	test -x $(VENV)-oldest/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python $(VENV)-oldest
+	$(BIN)/uv pip install --quiet --python $(VENV)-oldest/bin/python --resolution lowest-direct -e '.[nn,dev]'
+	$(VENV)-oldest/bin/python -m pytest
 
 # all of docs/reliability.md, 20 to 30 minutes; WSIKIT_SOAK_MINUTES=60 makes an hour of its last case
 test-faults: env
@@ -88,4 +94,4 @@ constraints:
 	done
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info samples demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest build dist *.egg-info samples demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis
