@@ -64,8 +64,11 @@ class Chain:
                 coordinate_attention=False,
                 recipe=Recipe(epochs=20, batch_size=16, learning_rate=3e-3, threads=1),
             ),
-            voting=Voting(joint=False),
-            segmenter=Segmenter(width=32, recipe=Recipe(epochs=20, batch_size=16, learning_rate=3e-3, threads=1)),
+            voting=Voting(joint=False, flips=True),
+            # grains say what a texture is: patches are not resized
+            segmenter=Segmenter(
+                width=32, zoom=(1, 1), recipe=Recipe(epochs=30, batch_size=8, learning_rate=3e-3, threads=1)
+            ),
             seed=seed,
         )
         return cls(Training(config, folder / "out", None), patches)
@@ -92,7 +95,7 @@ class Chain:
 
 def single(chain: Chain) -> Voting:
     """The chain's voting, by the base scale alone."""
-    return chain.training.config.voting.model_copy(update={"scales": (1.0,)})
+    return chain.training.config.voting.model_copy(update={"scales": (1.0,), "flips": False})
 
 
 def miou(patches: Sequence[planted.PlantedPatch], masks: Sequence[Mask]) -> float:

@@ -1,18 +1,13 @@
-"""What noise suppression is worth: a small network learns planted textures from masks that are wrong as CAMs are.
-
-`python -m tests.methods.planted_noise FIGURE.png` draws it: mIoU on clean patches against the share of wrong pixels, for
-each loss, paired by seed.
-"""
+"""What noise suppression is worth: a small network learns planted textures from masks that are wrong as CAMs are."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
@@ -22,9 +17,11 @@ from wsikit.methods.cam_onss.masks import Mask
 from wsikit.metrics import confusion_matrix
 from wsikit.training.batches import tensor
 
-CLASSES, TRAIN, TEST, EPOCHS, BATCH, WIDTH = 4, 120, 60, 12, 8, 24
+CLASSES, TRAIN, TEST, EPOCHS, BATCH, WIDTH = 4, 120, 60, 40, 8, 24
 MODES: tuple[Mode, ...] = ("ce", "oeem", "onss")
-SCALE, RATE, WARM, OPTIONS = (0.9, 1.1), 1e-2, 0, {}
+SCALE, RATE = (0.9, 1.1), 1e-2
+WARM = 24
+"""First epochs with cross entropy: without them there is more to gain under noise, and 0.06 mIoU to lose without it."""
 GREEDY = (0, 1, 2, 3)
 """Classes from the one that activates most, and spills over all others, to the one that never does."""
 RARE = 3
@@ -66,7 +63,7 @@ def learned(masks: Sequence[Mask], mode: Mode, seed: int) -> list[float]:
     for epoch in range(EPOCHS):
         for batch in order.permutation(TRAIN).reshape(-1, BATCH):
             logits = functional.interpolate(model(pixels[batch]), scale_factor=2, mode="bilinear")
-            loss = noise_suppressed_loss(logits, target[batch], mode if epoch >= WARM else 'ce', **OPTIONS)
+            loss = noise_suppressed_loss(logits, target[batch], mode if epoch >= WARM else "ce")
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -85,7 +82,7 @@ def _iou(model: nn.Module, test: Sequence[planted.PlantedPatch]) -> list[float]:
     return [float(total[k, k] / (total[k].sum() + total[:, k].sum() - total[k, k])) for k in range(CLASSES)]
 
 
-def compared(share: float, seeds: Sequence[int], modes: Sequence[Mode] = MODES) -> dict[Mode, np.ndarray]:
+def compared(share: float, seeds: Iterable[int], modes: Sequence[Mode] = MODES) -> dict[Mode, NDArray[np.float64]]:
     """(seeds, K) IoU by loss, of the same patches, masks, order and first weights."""
     found: dict[Mode, list[list[float]]] = {mode: [] for mode in modes}
     for seed in seeds:

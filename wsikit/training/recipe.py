@@ -55,7 +55,7 @@ class Recipe(BaseModel):
             return self.learning_rate * (low + (high - low) * _cosine(1 - part if rising else part))
         if rising:
             return self.learning_rate * part
-        falling = {"cosine": _cosine(part), "poly": max(0.0, 1 - part) ** POWER, "constant": 1.0}
+        falling = {"cosine": _cosine(part), "poly": float(max(0.0, 1 - part) ** POWER), "constant": 1.0}
         return self.learning_rate * falling[self.schedule]
 
 
