@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from wsikit.config import load_config
 from wsikit.errors import ConfigError
 
 torch = pytest.importorskip("torch")
@@ -18,7 +19,7 @@ from tests.methods import planted_tissue as planted  # noqa: E402
 from wsikit.methods.cam_onss import dataset, load_predictor, train  # noqa: E402
 from wsikit.methods.cam_onss.config import Classifier, Config, Segmenter  # noqa: E402
 from wsikit.methods.cam_onss.model import TissueClassifier, TissueSegmenter  # noqa: E402
-from wsikit.methods.cam_onss.train import Training, zoomed  # noqa: E402
+from wsikit.methods.cam_onss.train import Training, _counted, zoomed  # noqa: E402
 from wsikit.pipeline.run import run  # noqa: E402
 from wsikit.sinks.memory import FeatureList  # noqa: E402
 from wsikit.slides import Slide  # noqa: E402
@@ -166,6 +167,16 @@ def test_dropout_attention_takes_away_what_is_most_active_and_only_from_its_epoc
             alone = [int(top[image, k]) for k in range(CLASSES) if (active[:, top[image, k]] > 0).sum() == 1]
             for place in alone:
                 assert bool((attended[image].flatten(1)[:, place] == 0).all())
+
+
+@pytest.mark.parametrize(("name", "patches", "epochs"), [("luad_histoseg", 16678, 20), ("bcss_wsss", 23422, 14)])
+def test_the_schedules_of_data_sets_come_to_their_iterations(name: str, patches: int, epochs: int) -> None:
+    config = load_config(Config, Path(__file__).parents[2] / "configs" / f"{name}.yaml", [])
+    assert config.tissue.name == name
+    assert config.segmenter.loss == "onss"
+    recipe = _counted(config.segmenter, patches)
+    assert recipe.epochs == epochs
+    assert 0 <= epochs * patches / recipe.batch_size - 20_000 < patches / recipe.batch_size
 
 
 @pytest.mark.parametrize("seed", range(6))
