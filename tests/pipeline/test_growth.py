@@ -11,9 +11,11 @@ import pytest
 
 
 @pytest.mark.slow
-def test_memory_is_flat_and_time_grows_no_faster_than_tissue_from_8k_to_32k(cmu: Path) -> None:
+def test_memory_is_flat_and_time_grows_no_faster_than_tissue(cmu: Path) -> None:
+    """On slides that are tissue all over: where glass is between, a small slide may have no super-tile that is full."""
     script = Path(__file__).parents[2] / "benchmarks" / "growth.py"
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    command = [sys.executable, str(script), "--tissue", "1.0", "--sides", "8192", "16384"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     first, *rest = orjson.loads(done.stdout.splitlines()[-1])["rows"]
     for row in rest:
         assert row["peak_mb"] <= 1.15 * first["peak_mb"], done.stdout
