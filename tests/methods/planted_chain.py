@@ -92,10 +92,10 @@ class Chain:
         told = config if voting is None else config.model_copy(update={"voting": voting})
         return pseudo_mask(model, one.image, one.present, told)[0]
 
-
-def single(chain: Chain) -> Voting:
-    """The chain's voting, by the base scale alone."""
-    return chain.training.config.voting.model_copy(update={"scales": (1.0,), "flips": False})
+    @property
+    def single(self) -> Voting:
+        """Its voting, by the base scale alone."""
+        return self.training.config.voting.model_copy(update={"scales": (1.0,), "flips": False})
 
 
 def miou(patches: Sequence[planted.PlantedPatch], masks: Sequence[Mask]) -> float:

@@ -14,7 +14,7 @@ from torch.nn import functional
 from tests.methods import planted_tissue as planted
 from wsikit.methods.cam_onss.losses import Mode, noise_suppressed_loss
 from wsikit.methods.cam_onss.masks import Mask
-from wsikit.metrics import confusion_matrix
+from wsikit.metrics import class_iou, confusion_matrix
 from wsikit.training.batches import tensor
 
 CLASSES, TRAIN, TEST, EPOCHS, BATCH, WIDTH = 4, 120, 60, 40, 8, 24
@@ -76,10 +76,10 @@ def _iou(model: nn.Module, test: Sequence[planted.PlantedPatch]) -> list[float]:
     logits = functional.interpolate(
         model(tensor([one.image for one in test], torch.device("cpu"))), scale_factor=2, mode="bilinear"
     )
-    total = np.zeros((CLASSES, CLASSES))
+    total = np.zeros((CLASSES, CLASSES), np.int64)
     for one, found in zip(test, logits.argmax(dim=1).numpy(), strict=True):
         total += confusion_matrix(one.truth, found, CLASSES)
-    return [float(total[k, k] / (total[k].sum() + total[:, k].sum() - total[k, k])) for k in range(CLASSES)]
+    return class_iou(total).tolist()
 
 
 def compared(share: float, seeds: Iterable[int], modes: Sequence[Mode] = MODES) -> dict[Mode, NDArray[np.float64]]:

@@ -35,7 +35,7 @@ def measured(folder: Path, seed: int) -> Found:
     """Train on a seed's patches and score everything."""
     torch.set_num_threads(1)
     chain = chains.Chain.of(folder, seed, chains.patches(seed))
-    classifier, voting, single = chain.classified(), chain.training.config.voting, chains.single(chain)
+    classifier, voting, single = chain.classified(), chain.training.config.voting, chain.single
     seen, unseen = ([one for one in chain.patches if one.split == split] for split in ("train", "test"))
     seen = seen[:LOOKED_AT]
     segmenter = chain.segmented(classifier)

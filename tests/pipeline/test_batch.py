@@ -307,7 +307,7 @@ def test_a_dicom_instance_that_is_there_twice_is_read_once_and_a_dicomdir_leads_
     data: Path, tmp_path: Path
 ) -> None:
     dicom_series(tmp_path / "in", data / "slides" / "odd" / "boxes_0.dcm")
-    alone = run_many(find_slides(tmp_path / "in"), tmp_path / "alone", CONFIG)
+    run_many(find_slides(tmp_path / "in"), tmp_path / "alone", CONFIG)
     shutil.copy(tmp_path / "in" / "a.dcm", tmp_path / "in" / "copy.dcm")
     shutil.copy(tmp_path / "in" / "a.dcm", tmp_path / "outside.dcm")
     (tmp_path / "in" / "DICOMDIR").write_bytes(bytes(128) + b"DICM" + b"../outside.dcm")
@@ -318,7 +318,6 @@ def test_a_dicom_instance_that_is_there_twice_is_read_once_and_a_dicomdir_leads_
         ("copy", "skipped"),
     ]
     assert results(tmp_path / "out")["a"] == results(tmp_path / "alone")["a"]
-    assert len(alone) == 2
 
 
 def test_files_that_no_run_has_written_are_never_touched(field: Any, tmp_path: Path) -> None:
