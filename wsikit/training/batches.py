@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from wsikit.stain.augment import augment as other_stain
 from wsikit.training.images import TrainingImage
 
-M = TypeVar("M", np.bool_, np.uint8)
+M = TypeVar("M", np.bool_, np.uint8, np.float32)
 LIGHT = 0.1
 """Largest change of brightness and of contrast, as a share."""
 STAIN = 0.1

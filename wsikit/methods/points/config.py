@@ -1,0 +1,90 @@
+"""Everything that the points method can be told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from wsikit.training.recipe import Recipe
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _rising(span: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < span[0] <= span[1]:
+        raise ValueError(f"a span is two numbers above 0, the smaller first, got {span}")
+    return span
+
+
+Span = Annotated[tuple[float, float], AfterValidator(_rising)]
+
+
+class Segmenter(_Part):
+    """Which pixels are nuclei, and where one ends and the next begins."""
+
+    labels: Literal["masks"] = "masks"
+    """What is learned from. masks: full masks."""
+    recipe: Recipe = Recipe(epochs=90, batch_size=8, learning_rate=1e-3)
+
+
+class Instances(_Part):
+    """From the network's two maps to nuclei, see ``wsikit.methods.points.instances``."""
+
+    cut: float = Field(default=0.5, gt=0, lt=1)
+    """Probability of the foreground from which on a pixel is nucleus."""
+    smoothing_um: float = Field(default=0.5, gt=0)
+    """Sigma of the Gaussian over the centre map."""
+    depth: float = Field(default=0.05, ge=0)
+    """A summit of the centre map is a nucleus of its own where it rises by so much above the pass to a higher one."""
+    least_um2: float = Field(default=4.0, ge=0)
+    """Smaller objects are dropped."""
+    hole_um2: float = Field(default=6.0, ge=0)
+    """Smaller holes are filled: nucleoli and vesicular chromatin."""
+
+
+class Config(_Part):
+    """Everything that ``wsikit train points`` can be told."""
+
+    verb: ClassVar[str] = "train"
+
+    data: Path | None = None
+    """A folder of images with instance labels beside them."""
+    mpp: float = Field(default=0.25, gt=0)
+    """Micrometres per pixel of the training images."""
+    licence: str = ""
+    """Of the training images, for the card."""
+    label: str = "Nucleus"
+    """Name of what is found, as QuPath shows it."""
+    stain: Literal["he", "ihc"] = "he"
+    """What the images are stained with: he moves haematoxylin and eosin in training, ihc leaves stains as they are."""
+    test_share: float = Field(default=0.15, ge=0, lt=1)
+    """Of the images (whole patients, where they are known) that training never sees, unless a split column says so."""
+    validation_share: float = Field(default=0.1, gt=0, lt=1)
+    """Of the images that choose the epoch."""
+    encoder: str = "tf_efficientnet_lite0"
+    """timm architecture."""
+    depth: int = Field(default=5, ge=2, le=5)
+    """Levels of it that are used, each with half the resolution of the one before."""
+    weights: str = "imagenet"
+    """imagenet, none (random), or a file of the architecture's weights."""
+    width: int = Field(default=128, ge=8)
+    """Channels of the decoder's coarsest block; each finer one has half."""
+    at_mpp: float = Field(default=0.5, gt=0)
+    """Micrometres per pixel that slides are run at where nothing else is asked for."""
+    seen_mpp: Span = (0.18, 0.7)
+    """Micrometres per pixel that training images are resized to, drawn evenly on a logarithmic scale. The model can be
+    run at any resolution in between."""
+    crop: int = Field(default=160, gt=0, multiple_of=32)
+    """Side of the pieces that are learned from, px. An image gives as many in an epoch as cover it at ``at_mpp``."""
+    segmenter: Segmenter = Segmenter()
+    instances: Instances = Instances()
+    core: int = Field(default=896, gt=0, multiple_of=32)
+    """Side of the windows that slides are cut into, px."""
+    halo: int = Field(default=64, ge=0, multiple_of=32)
+    """Context around them, px."""
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -1,0 +1,58 @@
+"""One network for both stages: an encoder, a decoder, and two values for each pixel.
+
+The detector learns the second of them alone, the segmenter both, over weights that the detector may have learned.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from wsikit.methods.points.config import Config
+from wsikit.nn.pyramid import FeatureEncoder, load_weights
+from wsikit.nn.unet import WIDTH, MaskDecoder
+
+FOREGROUND, CENTRE = 0, 1
+"""Channels of the network: whether a pixel belongs to a nucleus, and how near it is to the middle of one."""
+
+
+class NucleiNet(nn.Module):
+    """(N, 3, H, W) RGB in [0, 1] -> (N, 2, H, W) logits, ``FOREGROUND`` and ``CENTRE``. Normalises itself.
+
+    Args:
+        encoder: timm's name of the architecture.
+        depth: levels of it.
+        width: channels of the decoder's coarsest block.
+
+    Raises:
+        UnknownNameError: no such architecture.
+        ConfigError: one without so many levels (code no_levels).
+    """
+
+    def __init__(self, encoder: str, *, depth: int = 5, width: int = WIDTH) -> None:
+        super().__init__()
+        self.encoder = FeatureEncoder(encoder, depth=depth)
+        self.decoder = MaskDecoder(self.encoder, classes=2, width=width)
+        self.encoder_facts: dict[str, Any] = {}
+
+    @classmethod
+    def of(cls, config: Config) -> NucleiNet:
+        """With random weights."""
+        return cls(config.encoder, depth=config.depth, width=config.width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits of every pixel, for any H and W."""
+        return cast(torch.Tensor, self.decoder(x.shape[-2:], self.encoder(x)))
+
+
+def build_model(config: Config) -> NucleiNet:
+    """The network with random weights, but the encoder's where ``config.weights`` names some.
+
+    Raises:
+        ConfigError: an architecture or weights that are not there.
+    """
+    model = NucleiNet.of(config)
+    model.encoder_facts = load_weights(model.encoder, config.weights)
+    return model
