@@ -19,11 +19,11 @@ from statistics import fmean, stdev
 
 from wsikit.config import load_config
 from wsikit.methods.counting import Config, dataset, evaluate, load_predictor, train
-from wsikit.methods.counting.appearance import appearance_groups
 from wsikit.methods.counting.data import read_counts
 from wsikit.pipeline.evaluate import evaluate as run_over
 from wsikit.pipeline.scores import Settings
 from wsikit.predictors import load_predictor as load_any
+from wsikit.training.appearance import appearance_groups
 
 GROUPS = 8
 SHOWN = (

@@ -27,10 +27,10 @@ from tests.methods.planted_counting import (
     write_table,
 )
 from wsikit.errors import AnnotationError, ConfigError, PixelReadError, SlideOpenError
-from wsikit.methods.counting.appearance import appearance_groups
 from wsikit.methods.counting.data import CountingData, read_counts
 from wsikit.slides import open_slide
 from wsikit.training import images as training_images
+from wsikit.training.appearance import appearance_groups
 
 
 @pytest.fixture(scope="module")

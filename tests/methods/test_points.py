@@ -89,7 +89,7 @@ class Sheet:
     truth: NDArray[np.int32]
     labels: NDArray[np.int64]
     objects: list[bytes]
-    """Outlines and scores, in the order in which they came."""
+    """Outlines, and all that was measured, in the order in which they came."""
     count: int
 
 
@@ -102,8 +102,8 @@ def found_on(predictor: NucleiOutlines, supertile: int, seed: int = 50) -> Sheet
     rows, columns, owner = pixels(shapes, Region(0, 0, 384, 384, MPP))
     labels = np.zeros((384, 384), np.int64)
     labels[rows, columns] = owner + 1
-    scores = np.concatenate([part.scores for part in said.features])
-    return Sheet(scene.labels, labels, [*shapely.to_wkb(shapes), scores.tobytes()], len(shapes))
+    measured = [values.tobytes() for part in said.features for values in part.measurements.values()]
+    return Sheet(scene.labels, labels, [*shapely.to_wkb(shapes), b"".join(measured)], len(shapes))
 
 
 def test_unseen_nuclei_are_found_with_their_outlines(small: Trained) -> None:

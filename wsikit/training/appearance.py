@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsikit.errors import ConfigError
-from wsikit.methods.counting.images import CountedImage
 from wsikit.slides import Pixels
 from wsikit.stain.density import EOSIN, HAEMATOXYLIN, absorption
 from wsikit.stain.macenko import basis
+from wsikit.training.images import TrainingImage
 
 SCALES = (1.0, 2.0, 4.0, 8.0)
 """Sigmas in px between which lightness is taken apart: noise and chromatin, edges, nuclei, what is larger."""
@@ -31,7 +31,7 @@ BRIGHT, DARK = 0.25, 0.1
 """Shares of the pixels that are taken as the brightest and the darkest; nuclei are at least so much of most fields."""
 
 
-def appearance_groups(data: Sequence[CountedImage], groups: int) -> list[str]:
+def appearance_groups(data: Sequence[TrainingImage], groups: int) -> list[str]:
     """The group of each image, ``look-1`` (the largest) to ``look-N``; the same images give the same groups.
 
     Args:
