@@ -60,7 +60,7 @@ def settings(data: Path, epochs: int) -> Config:
         at_mpp=MPP,
         seen_mpp=(0.4, 0.6),
         crop=96,
-        segmenter=Segmenter(recipe=Recipe(epochs=epochs, batch_size=4, learning_rate=4e-3, threads=1)),
+        segmenter=Segmenter(labels="masks", recipe=Recipe(epochs=epochs, batch_size=4, learning_rate=4e-3, threads=1)),
         core=128,
         halo=32,
     )

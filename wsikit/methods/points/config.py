@@ -23,12 +23,33 @@ def _rising(span: tuple[float, float]) -> tuple[float, float]:
 Span = Annotated[tuple[float, float], AfterValidator(_rising)]
 
 
+class Detector(_Part):
+    """From some points of an image to all of them. Not needed, and left out, where masks are learned."""
+
+    target: Literal["extended", "naive"] = "extended"
+    """extended: what is far from every point is ignored, since nuclei without a point lie there; naive: it is taken for
+    background, which is right only where every nucleus has a point."""
+    rounds: int = Field(default=3, ge=0)
+    """Trainings after the first, each with the background that the one before is sure of; none for naive targets."""
+    change: float = Field(default=0.01, ge=0, lt=1)
+    """Rounds end where both the share of background and the number of points found change by less than this share."""
+    recipe: Recipe = Recipe(epochs=60, batch_size=8, learning_rate=1e-3)
+    """Of the first training."""
+    again: Recipe = Recipe(epochs=30, batch_size=8, learning_rate=5e-4)
+    """Of each round, which begins with the weights of the one before."""
+
+
 class Segmenter(_Part):
     """Which pixels are nuclei, and where one ends and the next begins."""
 
-    labels: Literal["masks"] = "masks"
-    """What is learned from. masks: full masks."""
+    labels: Literal["masks", "voronoi", "cluster", "both"] = "both"
+    """What is learned from. masks: full masks; else labels that are made of the points and of those that the detector
+    adds: voronoi, the edges between points; cluster, the colours around points."""
     recipe: Recipe = Recipe(epochs=90, batch_size=8, learning_rate=1e-3)
+    crf: float = Field(default=0.0, ge=0)
+    """Weight of the dense CRF loss in ``crf_recipe``, which follows where it is above 0; the original took 0.001 to
+    0.005, twice as much here (``wsikit.methods.points.crf``). Not for masks."""
+    crf_recipe: Recipe = Recipe(epochs=20, batch_size=8, learning_rate=1e-4)
 
 
 class Instances(_Part):
@@ -52,9 +73,13 @@ class Config(_Part):
     verb: ClassVar[str] = "train"
 
     data: Path | None = None
-    """A folder of images with instance labels beside them."""
+    """A folder of images with points or instance labels, see ``wsikit.methods.points.data``."""
     mpp: float = Field(default=0.25, gt=0)
     """Micrometres per pixel of the training images."""
+    ratio: float = Field(default=1.0, gt=0, le=1)
+    """Share of each image's points that is learned from, drawn by the seed."""
+    radius_um: float = Field(default=2.75, gt=0)
+    """Mean radius of a nucleus; every length that targets and labels of points have is a multiple of it."""
     licence: str = ""
     """Of the training images, for the card."""
     label: str = "Nucleus"
@@ -80,6 +105,7 @@ class Config(_Part):
     run at any resolution in between."""
     crop: int = Field(default=160, gt=0, multiple_of=32)
     """Side of the pieces that are learned from, px. An image gives as many in an epoch as cover it at ``at_mpp``."""
+    detector: Detector = Detector()
     segmenter: Segmenter = Segmenter()
     instances: Instances = Instances()
     core: int = Field(default=896, gt=0, multiple_of=32)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
+from wsikit.methods.points.voronoi import IGNORED
+
 CENTRE_WEIGHT = 4.0
 """Of the centre's loss beside the foreground's two."""
 CENTRE_BETA = 0.1
@@ -29,3 +31,16 @@ def foreground_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 def inner_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Between the centre map and the inner distance, (N, H, W) both, the first as logits."""
     return CENTRE_WEIGHT * functional.smooth_l1_loss(torch.sigmoid(logits), target, beta=CENTRE_BETA)
+
+
+def label_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy over the pixels that a label knows, over the whole batch; 0 where it knows none.
+
+    Args:
+        logits: (N, H, W) of the foreground.
+        labels: (N, H, W) 0 background, 1 nucleus, ``IGNORED`` neither.
+    """
+    known = labels != IGNORED
+    target = torch.where(known, labels, 0)
+    error = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return (error * known).sum() / known.sum().clamp(min=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wsikit.methods.points.evaluate import evaluate
 from wsikit.methods.points.predict import VERSION, load_predictor
@@ -20,10 +20,10 @@ INTENDED = "Outlines of nuclei in sections stained and scanned like the training
 LIMITS = "No medical device. Stains, scanners and tissues that the training images lack were not looked at."
 
 
-def pack(training: Training, fitted: Mapping[str, Fitted]) -> Path:
-    """Write checkpoint and card, measured on the images that training never saw."""
+def pack(training: Training, fitted: Mapping[str, Fitted], facts: Mapping[str, Any]) -> Path:
+    """Write checkpoint and card, measured on the images that training never saw; ``facts`` go into the card."""
     path, state = training.out / FILE, training.model.state_dict()
-    card = _card(training, fitted)
+    card = _card(training, fitted, facts)
     save_checkpoint(path, state, card)
     predictor = load_predictor(path, device=training.config.device)
     metrics = evaluate(predictor, training.images("test"))
@@ -40,7 +40,7 @@ def packed(training: Training) -> Path | None:
     return path if card.facts.get("training") == training.name else None
 
 
-def _card(training: Training, fitted: Mapping[str, Fitted]) -> MethodCard:
+def _card(training: Training, fitted: Mapping[str, Fitted], facts: Mapping[str, Any]) -> MethodCard:
     config, splits = training.config, training.splits
     return MethodCard(
         method="points",
@@ -52,7 +52,7 @@ def _card(training: Training, fitted: Mapping[str, Fitted]) -> MethodCard:
         halo=config.halo,
         config=config.model_dump(mode="json"),
         encoder=training.model.encoder_facts,
-        facts={"data_sha256": training.data.digest, "training": training.name},
+        facts={**facts, "data_sha256": training.data.digest, "training": training.name},
         split={**splits.record, "warnings": [*training.data.warnings, *splits.warnings]},
         training_data=f"{len(training.data)} images ({training.data.kind})",
         licence=config.licence,

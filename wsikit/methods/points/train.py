@@ -7,9 +7,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,27 +17,35 @@ from numpy.typing import NDArray
 
 from wsikit.errors import ConfigError
 from wsikit.methods.points.config import Config
-from wsikit.methods.points.crops import Box, cut, draw_box
+from wsikit.methods.points.crf import SXY, crf_loss
+from wsikit.methods.points.crops import cut, draw_box
 from wsikit.methods.points.data import PointData, PointImage, read_points
 from wsikit.methods.points.evaluate import mask_scores
-from wsikit.methods.points.inner import inner_distance
 from wsikit.methods.points.instances import separate
-from wsikit.methods.points.losses import foreground_loss, inner_loss
+from wsikit.methods.points.lessons import Kind, Labels, Lesson, Masks, Planes, Points
+from wsikit.methods.points.losses import CENTRE_WEIGHT, foreground_loss, inner_loss, label_loss
 from wsikit.methods.points.model import CENTRE, FOREGROUND, NucleiNet, build_model
+from wsikit.methods.points.targets import heat_loss
 from wsikit.metrics import Ratio
 from wsikit.nn.device import choose_device
 from wsikit.slides.array import array_slide
 from wsikit.training.batches import recoloured, tensor, turned
 from wsikit.training.fit import Fitted, Watch, fit
+from wsikit.training.recipe import Recipe
 from wsikit.training.splits import Splits, split_images
 
 MARGIN = 32
 """px around a validation image that the network sees, mirrored, as on slides."""
+KINDS: Mapping[str, tuple[Kind, ...]] = {
+    "both": ("voronoi", "cluster"),
+    "voronoi": ("voronoi",),
+    "cluster": ("cluster",),
+}
+"""Of labels from points, by ``segmenter.labels``."""
+V = TypeVar("V", bound=np.generic)
 Images = list[PointImage]
-Planes = NDArray[np.float32]
-"""(H, W, K) what is learned of a piece, pixel by pixel."""
-Lesson = Callable[[int, Box], Planes]
-"""What is learned of a box of a training image, by its index, at the size of the pieces."""
+Pieces = tuple[torch.Tensor, torch.Tensor]
+"""(N, 3, S, S) pixels in [0, 1], and (N, K, S, S) what the lesson says of them."""
 
 
 class Training:
@@ -72,7 +80,7 @@ class Training:
         """sha256 of the identity, hexadecimal."""
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
 
-    def _fit(self, stage: str, **options: Any) -> Fitted:
+    def fit(self, stage: str, **options: Any) -> Fitted:
         return fit(
             self.model,
             out=self.out / stage,
@@ -83,66 +91,133 @@ class Training:
             **options,
         )
 
-    def pieces(
-        self, images: Images, lesson: Lesson, epoch: int, size: int
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The batches of an epoch: (N, 3, S, S) pixels in [0, 1], and (N, K, S, S) what the lesson says of them.
+    def pieces(self, images: Images, lessons: Sequence[Lesson], epoch: int, size: int) -> Iterator[Pieces]:
+        """The batches of an epoch of training.
 
         Every image gives as many pieces as cover it at ``at_mpp``; each is resized to a resolution of its own, turned
         and recoloured.
         """
         rng = np.random.default_rng([self.config.seed, epoch])
         order = rng.permutation(np.repeat(np.arange(len(images)), [self._count(image) for image in images]))
-        # as even as can be: a batch of one has nothing to be normalised by
+        # as even as can be: a batch of one has little to be normalised by
         for part in np.array_split(order, -(-len(order) // size)):
-            boxes = [draw_box(images[i].source.size, self._side(rng), rng) for i in part]
-            pairs = list(zip(part.tolist(), boxes, strict=True))
-            pixels = [cut([images[i].read()], box, self.config.crop)[0] for i, box in pairs]
-            seen, planes = turned(pixels, [lesson(*pair) for pair in pairs], rng)
-            assert planes is not None
-            # (N, S, S, K) -> (N, K, S, S)
-            learned = torch.from_numpy(np.stack(planes)).permute(0, 3, 1, 2).to(self.device)
-            yield tensor(recoloured(seen, self.config.stain, rng), self.device), learned
+            pixels, planes = self._cut(images, lessons, part.tolist(), rng, self.config.seen_mpp)
+            seen, turned_planes = turned(pixels, planes, rng)
+            assert turned_planes is not None
+            yield self._batch(recoloured(seen, self.config.stain, rng), turned_planes)
+
+    def plain_pieces(self, images: Images, lessons: Sequence[Lesson]) -> Iterator[Pieces]:
+        """Pieces that are the same at each call, at ``at_mpp`` and as they are, one by one."""
+        rng, at = np.random.default_rng(self.config.seed), self.config.at_mpp
+        for index in np.repeat(np.arange(len(images)), [self._count(image) for image in images]).tolist():
+            yield self._batch(*self._cut(images, lessons, [index], rng, (at, at)))
 
     def _count(self, image: PointImage) -> int:
         width, height = (side * self.config.mpp / self.config.at_mpp for side in image.source.size)
         return max(1, round(width * height / self.config.crop**2))
 
-    def _side(self, rng: np.random.Generator) -> float:
-        """Side of a piece in px of the image, for a resolution drawn from those that are learned."""
-        mpp = float(np.exp(rng.uniform(*np.log(self.config.seen_mpp))))
-        return self.config.crop * mpp / self.config.mpp
+    def _cut(
+        self,
+        images: Images,
+        lessons: Sequence[Lesson],
+        indices: Sequence[int],
+        rng: np.random.Generator,
+        mpp: tuple[float, float],
+    ) -> tuple[list[NDArray[np.uint8]], list[Planes]]:
+        """Pixels and planes of a random piece of each image, at a resolution between two."""
+        scale = self.config.crop / self.config.mpp
+        sides = [scale * float(np.exp(rng.uniform(*np.log(mpp)))) for _ in indices]
+        boxes = [draw_box(images[i].source.size, side, rng) for i, side in zip(indices, sides, strict=True)]
+        pairs = list(zip(indices, boxes, strict=True))
+        return [cut([images[i].read()], box, self.config.crop)[0] for i, box in pairs], [
+            lessons[i](b) for i, b in pairs
+        ]
+
+    def _batch(self, pixels: Sequence[NDArray[np.uint8]], planes: Sequence[Planes]) -> Pieces:
+        # (N, S, S, K) -> (N, K, S, S)
+        learned = torch.from_numpy(np.stack(planes)).permute(0, 3, 1, 2)
+        return tensor(pixels, self.device), learned.to(self.device)
+
+    def mean_loss(
+        self, images: Images, lessons: Sequence[Lesson], step: Callable[[Pieces], Mapping[str, torch.Tensor]]
+    ) -> dict[str, float]:
+        """Of images that are not learned from."""
+        losses = [step(batch)["loss"] for batch in self.plain_pieces(images, lessons)]
+        return {"loss": float(torch.stack(losses).mean())}
 
     # Segmenter
 
-    def segment(self) -> Fitted:
-        """Learn which pixels are nuclei, and their middles."""
-        recipe = self.config.segmenter.recipe
+    def segment(self, points: Mapping[str, Points]) -> dict[str, Fitted]:
+        """Learn which pixels are nuclei, and their middles.
+
+        Args:
+            points: image name -> all of its points, px of the image; empty where masks are learned.
+        """
+        options = self.config.segmenter
+        if options.labels == "masks":
+            return {"segmenter": self._segment("segmenter", self.masks_of, self._mask_step, options.recipe, {})}
+        fitted = self._segment("segmenter", self.labels_of, self._label_step, options.recipe, points)
+        if not options.crf:
+            return {"segmenter": fitted}
+        return {
+            "segmenter": fitted,
+            "crf": self._segment("crf", self.labels_of, self._crf_step, options.crf_recipe, points),
+        }
+
+    def _segment(
+        self,
+        stage: str,
+        lessons: Callable[[Images, Mapping[str, Points]], list[Lesson]],
+        step: Callable[[Pieces], Mapping[str, torch.Tensor]],
+        recipe: Recipe,
+        points: Mapping[str, Points],
+    ) -> Fitted:
         train, validation = self.images("train"), self.images("validation")
-
-        @cache
-        def known(index: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-            labels = known_labels(train[index])
-            return (labels > 0).astype(np.float32), inner_distance(labels)
-
-        def lesson(index: int, box: Box) -> Planes:
-            return np.stack(cut(known(index), box, self.config.crop), axis=2)
-
-        def step(batch: tuple[torch.Tensor, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-            logits = self.model(batch[0])
-            foreground = foreground_loss(logits[:, FOREGROUND], batch[1][:, 0])
-            centre = inner_loss(logits[:, CENTRE], batch[1][:, 1])
-            return {"loss": foreground + centre, "foreground": foreground, "centre": centre}
-
-        return self._fit(
-            "segmenter",
+        learned, held_out = lessons(train, points), lessons(validation, points)
+        masks = self.config.segmenter.labels == "masks"
+        return self.fit(
+            stage,
             step=step,
-            train=lambda epoch: self.pieces(train, lesson, epoch, recipe.batch_size),
-            validate=lambda: self.scored(validation),
-            monitor="object_f1",
-            better="higher",
+            train=lambda epoch: self.pieces(train, learned, epoch, recipe.batch_size),
+            validate=lambda: self.scored(validation) if masks else self.mean_loss(validation, held_out, step),
+            # where points are learned, no mask may choose the epoch
+            monitor="object_f1" if masks else "loss",
+            better="higher" if masks else "lower",
             recipe=recipe,
         )
+
+    def masks_of(self, images: Images, points: Mapping[str, Points]) -> list[Lesson]:
+        """Lessons from full masks."""
+        return [Masks(partial(known_labels, image), self.config.crop) for image in images]
+
+    def labels_of(self, images: Images, points: Mapping[str, Points]) -> list[Lesson]:
+        """Lessons from points that are all there."""
+        kinds = KINDS[self.config.segmenter.labels]
+        radius = self.config.radius_um / self.config.mpp
+        return [
+            Labels(points[one.name], one.source.size, one.read, radius, self.config.crop, kinds, self.config.seed)
+            for one in images
+        ]
+
+    def _mask_step(self, batch: Pieces) -> Mapping[str, torch.Tensor]:
+        logits = self.model(batch[0])
+        foreground = foreground_loss(logits[:, FOREGROUND], batch[1][:, 0])
+        centre = inner_loss(logits[:, CENTRE], batch[1][:, 1])
+        return {"loss": foreground + centre, "foreground": foreground, "centre": centre}
+
+    def _label_step(self, batch: Pieces, logits: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        logits = self.model(batch[0]) if logits is None else logits
+        target, weight, *labels = batch[1].unbind(dim=1)
+        centre = CENTRE_WEIGHT * heat_loss(logits[:, CENTRE], target, weight)
+        foreground = torch.stack([label_loss(logits[:, FOREGROUND], label) for label in labels]).mean()
+        return {"loss": foreground + centre, "foreground": foreground, "centre": centre}
+
+    def _crf_step(self, batch: Pieces) -> Mapping[str, torch.Tensor]:
+        logits = self.model(batch[0])
+        found = self._label_step(batch, logits)
+        reach = SXY * self.config.radius_um / self.config.at_mpp
+        pairs = crf_loss(torch.sigmoid(logits[:, FOREGROUND].float()), batch[0], sxy=reach)
+        return found | {"loss": found["loss"] + self.config.segmenter.crf * pairs, "crf": pairs}
 
     def scored(self, images: Images) -> dict[str, float]:
         """Scores of the model's nuclei at ``at_mpp``, pooled over images with masks."""
@@ -177,8 +252,8 @@ def known_labels(image: PointImage) -> NDArray[np.int64]:
     return labels
 
 
-def nearest(labels: NDArray[np.int64], shape: Sequence[int]) -> NDArray[np.int64]:
-    """Labels at another size: those under the middles of the new pixels."""
+def nearest(labels: NDArray[V], shape: Sequence[int]) -> NDArray[V]:
+    """(h, w) labels, or any map, at another size: those under the middles of the new pixels."""
     rows, columns = (
         np.minimum((np.arange(new) + 0.5) * old / new, old - 1).astype(np.int64)
         for new, old in zip(shape, labels.shape, strict=True)
@@ -201,7 +276,7 @@ def split_data(config: Config) -> tuple[PointData, Splits]:
 
     Raises ConfigError: no data, data that cannot be read, or a split that shares a patient.
     """
-    data = read_points(config.data, mpp=config.mpp)
+    data = read_points(config.data, mpp=config.mpp).sampled(config.ratio, config.seed)
     splits = split_images(data, validation=config.validation_share, test=config.test_share, seed=config.seed)
     return data, splits
 
@@ -222,9 +297,16 @@ def train(config: Config, out: Path, watch: Watch | None = None) -> Path:
             a folder that holds another training (code other_training).
         OutputError: the disk refuses.
     """
+    from wsikit.methods.points.detect import detect
     from wsikit.methods.points.packing import pack, packed
 
     torch.manual_seed(config.seed)
     training = Training(config, out, build_model(config), watch)
-    fitted = {"segmenter": training.segment()}
-    return packed(training) or pack(training, fitted)
+    fitted: dict[str, Fitted] = {}
+    points: dict[str, Points] = {}
+    facts: dict[str, Any] = {}
+    if config.segmenter.labels != "masks":
+        found = detect(training)
+        fitted, points, facts = found.fitted, found.points, found.facts
+    fitted |= training.segment(points)
+    return packed(training) or pack(training, fitted, facts)

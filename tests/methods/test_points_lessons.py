@@ -1,0 +1,175 @@
+"""What is learned of a piece lies on the piece's pixels; and labels from points, rounds and all, end to end."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from tests.methods import planted_points as planted
+
+torch = pytest.importorskip("torch")
+
+from tests.methods.test_points import MPP, Ended, settings, write  # noqa: E402
+from wsikit.methods.points import Config, build_model, dataset, evaluate, load_predictor, train  # noqa: E402
+from wsikit.methods.points.config import Detector, Segmenter  # noqa: E402
+from wsikit.methods.points.detect import Round, best_threshold, completed, found_in  # noqa: E402
+from wsikit.methods.points.lessons import Heat, Labels, Masks, placed  # noqa: E402
+from wsikit.methods.points.losses import foreground_loss, label_loss  # noqa: E402
+from wsikit.methods.points.train import Training  # noqa: E402
+from wsikit.methods.points.voronoi import IGNORED  # noqa: E402
+from wsikit.metrics import match_points  # noqa: E402
+from wsikit.training.fit import Progress  # noqa: E402
+from wsikit.training.recipe import Recipe  # noqa: E402
+
+SIDE = 96
+BOXES = [(0.0, 0.0, 96.0, 96.0), (10.5, 3.25, 90.5, 83.25), (-0.0, 0.0, 150.0, 150.0)]
+"""The whole of a scene, a part of it, and one that it is too small for."""
+
+
+def scene() -> planted.Planted:
+    return planted.scene(5, nuclei=14, gap=4)
+
+
+@pytest.mark.parametrize("box", BOXES)
+def test_points_lie_in_their_nuclei_whatever_the_piece(box: tuple[float, float, float, float]) -> None:
+    one = scene()
+    inside = Masks(lambda: one.labels.astype(np.int64), SIDE)(box)[..., 0]
+    points = placed(one.points, (96, 96), box, SIDE)
+    within = points[((points >= 1) & (points < SIDE - 1)).all(axis=1)].astype(int)
+    assert len(within) > 8
+    assert inside[within[:, 1], within[:, 0]].min() > 0.9
+    # and every nucleus of the piece, mirrored ones included, has one
+    parts, count = ndimage.label(inside > 0.5)
+    whole = [k for k, s in enumerate(ndimage.find_objects(parts), 1) if min(s[0].start, s[1].start) > 3]
+    whole = [k for k in whole if max(s.stop for s in ndimage.find_objects(parts)[k - 1]) < SIDE - 3]
+    assert set(whole) <= set(parts[within[:, 1], within[:, 0]].tolist())
+    assert count >= len(whole) > 3
+
+
+@pytest.mark.parametrize("box", BOXES)
+def test_heat_is_highest_on_the_points(box: tuple[float, float, float, float]) -> None:
+    one = scene()
+    target, weight = np.moveaxis(Heat(one.points, (96, 96), planted.RADIUS, SIDE)(box), 2, 0)
+    points = placed(one.points, (96, 96), box, SIDE)
+    within = points[((points >= 0) & (points < SIDE)).all(axis=1)].astype(int)
+    assert target[within[:, 1], within[:, 0]].min() > 0.75
+    assert weight[target > 0].min() == weight.max()
+    assert (weight == 0).any()
+
+
+def test_background_that_is_known_is_learned_where_it_lies() -> None:
+    one = scene()
+    known = np.zeros((96, 96), bool)
+    known[:20] = True
+    box = (0.0, 0.0, 48.0, 48.0)
+    none = Heat(one.points[:1], (96, 96), planted.RADIUS, SIDE)(box)
+    weight = Heat(one.points[:1], (96, 96), planted.RADIUS, SIDE, background=known)(box)[..., 1]
+    assert (weight[:40] > 0).all()
+    assert np.array_equal(weight[40:], none[40:, :, 1])
+
+
+def test_labels_of_points_mark_nuclei_and_what_is_between() -> None:
+    one = scene()
+    lesson = Labels(one.points, (96, 96), lambda: one.image, planted.RADIUS, SIDE, ("voronoi", "cluster"))
+    centre, weight, voronoi, cluster = np.moveaxis(lesson(BOXES[0]), 2, 0)
+    for label in (voronoi, cluster):
+        assert (one.labels[label == 1] > 0).mean() > 0.9
+        assert (one.labels[label == 0] == 0).mean() > 0.9
+        assert (label == IGNORED).any()
+    assert (weight > 0).all()
+    assert centre[one.labels == 0].mean() < 0.2 < centre[one.labels > 0].mean()
+
+
+def test_pixels_that_a_label_does_not_know_have_no_say() -> None:
+    logits = torch.tensor([[[2.0, -1.0], [0.5, 3.0]]], requires_grad=True)
+    labels = torch.tensor([[[1.0, 0.0], [IGNORED, IGNORED]]])
+    loss = label_loss(logits, labels)
+    assert float(loss.detach()) == pytest.approx((np.log1p(np.exp(-2)) + np.log1p(np.exp(-1))) / 2)
+    loss.backward()
+    assert (logits.grad[labels == IGNORED] == 0).all()
+    assert float(label_loss(logits, torch.full_like(labels, IGNORED))) == 0
+
+
+def test_the_foregrounds_loss_falls_to_nothing_where_it_is_right() -> None:
+    target = torch.zeros(2, 16, 16)
+    target[0, 4:10, 4:10] = 1
+    right, wrong = (foreground_loss(sign * 20 * (2 * target - 1), target) for sign in (1, -1))
+    assert float(right) == pytest.approx(0, abs=1e-4)
+    assert float(wrong) > 10
+
+
+@pytest.mark.parametrize(("other", "near"), [((0.52, 101), True), ((0.6, 101), False), ((0.52, 120), False)])
+def test_rounds_are_near_where_background_and_points_hardly_change(other: tuple[float, int], near: bool) -> None:
+    assert Round(0.5, 100).near(Round(*other), 0.05) == near
+
+
+def partly(data: Path, epochs: tuple[int, int, int], **segmenter: object) -> Config:
+    """A training from a part of the points."""
+    recipes = [Recipe(epochs=count, batch_size=4, learning_rate=4e-3, threads=1) for count in epochs]
+    return settings(data, 1).model_copy(
+        update={
+            "ratio": 0.5,
+            "radius_um": planted.RADIUS * MPP,
+            "detector": Detector(rounds=1, change=0, recipe=recipes[0], again=recipes[1]),
+            "segmenter": Segmenter(recipe=recipes[2], **segmenter),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def partial_training(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path]:
+    folder = tmp_path_factory.mktemp("partial")
+    config = partly(write(folder / "data", 24), (14, 6, 14))
+    train(config, folder / "out")
+    return config, folder / "out"
+
+
+def test_half_the_points_find_the_other_half(partial_training: tuple[Config, Path]) -> None:
+    config, out = partial_training
+    training = Training(config, out, build_model(config), None)
+    images = training.images("train")
+    threshold = best_threshold(training, "detector-1", training.images("validation"))
+    truth = [planted.scene((0, int(image.name[:3]))).points for image in images]
+    found = [found_in(training, "detector-1", image, threshold) for image in images]
+    scores = planted.detection_scores(truth, found)
+    assert scores.precision > 0.85
+    assert scores.recall > 0.85
+    for image, points in zip(images, truth, strict=True):
+        assert len(image.points) <= 0.55 * len(points)
+        # given points stay as they are, and none is there twice
+        said = completed(training, "detector-1", image, threshold)
+        assert np.array_equal(said[: len(image.points)], image.points)
+        assert len(match_points(points, said, radius=planted.RADIUS).pairs) > 0.8 * len(said)
+
+
+def test_outlines_learned_from_points_fit_unseen_nuclei(partial_training: tuple[Config, Path]) -> None:
+    config, out = partial_training
+    metrics = evaluate(load_predictor(out / "points.safetensors"), dataset(config, "test"))
+    assert metrics["detection_f1"] > 0.8
+    assert metrics["object_f1"] > 0.7
+    assert metrics["dice"] > 0.75
+
+
+@pytest.mark.parametrize("segmenter", [{"labels": "voronoi", "crf": 0.002}, {"labels": "cluster"}])
+def test_a_training_from_points_that_was_ended_goes_on_to_the_same_weights(
+    tmp_path: Path, segmenter: dict[str, object]
+) -> None:
+    config = partly(write(tmp_path / "data", 8, seed=1), (2, 2, 2), **segmenter)
+    crf = config.segmenter.crf_recipe.model_copy(update={"epochs": 2, "threads": 1})
+    config = config.model_copy(update={"segmenter": config.segmenter.model_copy(update={"crf_recipe": crf})})
+    whole = train(config, tmp_path / "whole").read_bytes()
+    stages = ["detector-0", "detector-1", "segmenter", *(["crf"] if config.segmenter.crf else [])]
+    for stage in stages:
+        with pytest.raises(Ended):
+            train(config, tmp_path / "ended", partial(end, stage))
+    assert train(config, tmp_path / "ended").read_bytes() == whole
+
+
+def end(stage: str, progress: Progress) -> None:
+    """A watch that ends a training in the second epoch of a stage."""
+    if (progress.stage, progress.epoch) == (stage, 2):
+        raise Ended

@@ -1,0 +1,123 @@
+"""What is learned of a piece of a training image: planes that lie on its pixels.
+
+Masks and maps of an image are cut like its pixels. Targets of points are drawn at the piece's own size from their
+coordinates, so that no peak is blurred and no edge of a cell lost by resizing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsikit.methods.points.clusters import cluster_label
+from wsikit.methods.points.crops import Box, cut
+from wsikit.methods.points.inner import inner_distance
+from wsikit.methods.points.targets import gaussian_target, naive_target
+from wsikit.methods.points.voronoi import voronoi_label
+
+SEGMENTER_SIGMA = 0.5
+"""Sigma of the Gaussian whose summits part nuclei, in radii: as wide as a nucleus, so that each of its pixels is on a
+slope. The detector's is half as wide, so that two points never become one blob."""
+Kind = Literal["voronoi", "cluster"]
+Points = NDArray[np.float64]
+Planes = NDArray[np.float32]
+"""(S, S, K) what is learned of a piece, pixel by pixel."""
+Lesson = Callable[[Box], Planes]
+"""The planes of a box of one image."""
+
+
+def placed(points: Points, size: tuple[int, int], box: Box, side: int) -> Points:
+    """(N, 2) points of an image in the frame of a piece, those of what was mirrored included.
+
+    Args:
+        points: (n, 2) x, y in px of the image.
+        size: (width, height) of the image.
+        box: of the piece in the image.
+        side: of the piece, px.
+    """
+    for axis, length in enumerate(size):
+        if box[2 + axis] > length:
+            mirrored = points.copy()
+            mirrored[:, axis] = 2 * length - points[:, axis]
+            points = np.concatenate([points, mirrored])
+    return (points - box[:2]) * (side / (box[2] - box[0]))
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Share of nucleus, and inner distance. Called with a box it gives the planes of an image with these instances."""
+
+    labels: Callable[[], NDArray[np.int64]]
+    side: int
+
+    @cached_property
+    def known(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Of the whole image."""
+        labels = self.labels()
+        return (labels > 0).astype(np.float32), inner_distance(labels)
+
+    def __call__(self, box: Box) -> Planes:
+        """(S, S, 2)."""
+        return np.stack(cut(self.known, box, self.side), axis=2)
+
+
+@dataclass(frozen=True)
+class Heat:
+    """Gaussians on points and their weights: what the detector learns of an image."""
+
+    points: Points
+    size: tuple[int, int]
+    """(width, height) of the image."""
+    radius: float
+    """Nuclear radius, px of the image."""
+    side: int
+    target: Literal["extended", "naive"] = "extended"
+    background: NDArray[np.bool_] | None = field(default=None, repr=False)
+    """(H, W) pixels of the image that are known to be none."""
+
+    def __call__(self, box: Box) -> Planes:
+        """(S, S, 2) target and weight."""
+        shape, radius = (self.side, self.side), self.radius * self.side / (box[2] - box[0])
+        points = placed(self.points, self.size, box, self.side)
+        if self.target == "naive":
+            return np.stack(naive_target(points, shape, radius_px=radius), axis=2)
+        known = None
+        if self.background is not None:
+            known = cut([self.background.astype(np.uint8)], box, self.side)[0] > 0
+        return np.stack(gaussian_target(points, shape, radius_px=radius, background=known), axis=2)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Voronoi and cluster label, and wide Gaussians: what the segmenter learns of an image whose points are all
+    there."""
+
+    points: Points
+    size: tuple[int, int]
+    pixels: Callable[[], NDArray[np.uint8]]
+    radius: float
+    side: int
+    kinds: Sequence[Kind]
+    seed: int = 0
+
+    @cached_property
+    def clusters(self) -> NDArray[np.uint8]:
+        """Cluster label of the whole image."""
+        return cluster_label(self.pixels(), self.points, radius_px=self.radius, seed=self.seed)
+
+    def __call__(self, box: Box) -> Planes:
+        """(S, S, 2 + kinds) target and weight of the centre, then a label for each kind."""
+        shape, radius = (self.side, self.side), self.radius * self.side / (box[2] - box[0])
+        points = placed(self.points, self.size, box, self.side)
+        planes: list[NDArray[np.float32]] = list(
+            naive_target(points, shape, radius_px=radius, sigma=SEGMENTER_SIGMA, peak_weight=1.0)
+        )
+        for kind in self.kinds:
+            label = voronoi_label(points, shape) if kind == "voronoi" else cut([self.clusters], box, self.side)[0]
+            planes.append(label.astype(np.float32))
+        return np.stack(planes, axis=2)
