@@ -91,7 +91,7 @@ def test_pixels_that_a_label_does_not_know_have_no_say() -> None:
     assert float(loss.detach()) == pytest.approx((np.log1p(np.exp(-2)) + np.log1p(np.exp(-1))) / 2)
     loss.backward()
     assert (logits.grad[labels == IGNORED] == 0).all()
-    assert float(label_loss(logits, torch.full_like(labels, IGNORED))) == 0
+    assert float(label_loss(logits.detach(), torch.full_like(labels, IGNORED))) == 0
 
 
 def test_the_foregrounds_loss_falls_to_nothing_where_it_is_right() -> None:
@@ -149,9 +149,9 @@ def test_half_the_points_find_the_other_half(partial_training: tuple[Config, Pat
 def test_outlines_learned_from_points_fit_unseen_nuclei(partial_training: tuple[Config, Path]) -> None:
     config, out = partial_training
     metrics = evaluate(load_predictor(out / "points.safetensors"), dataset(config, "test"))
-    assert metrics["detection_f1"] > 0.8
-    assert metrics["object_f1"] > 0.7
-    assert metrics["dice"] > 0.75
+    assert metrics["detection_f1"] > 0.85
+    assert metrics["object_f1"] > 0.75
+    assert metrics["dice"] > 0.65
 
 
 @pytest.mark.parametrize("segmenter", [{"labels": "voronoi", "crf": 0.002}, {"labels": "cluster"}])

@@ -57,9 +57,9 @@ class Instances(_Part):
 
     cut: float = Field(default=0.5, gt=0, lt=1)
     """Probability of the foreground from which on a pixel is nucleus."""
-    smoothing_um: float = Field(default=0.5, gt=0)
+    smoothing_um: float = Field(default=0.75, gt=0)
     """Sigma of the Gaussian over the centre map."""
-    depth: float = Field(default=0.05, ge=0)
+    depth: float = Field(default=0.1, ge=0)
     """A summit of the centre map is a nucleus of its own where it rises by so much above the pass to a higher one."""
     least_um2: float = Field(default=4.0, ge=0)
     """Smaller objects are dropped."""
@@ -77,7 +77,7 @@ class Config(_Part):
     mpp: float = Field(default=0.25, gt=0)
     """Micrometres per pixel of the training images."""
     ratio: float = Field(default=1.0, gt=0, le=1)
-    """Share of each image's points that is learned from, drawn by the seed."""
+    """Share of the points of each image for training or validation that is known, drawn by the seed. Masks do not care."""
     radius_um: float = Field(default=2.75, gt=0)
     """Mean radius of a nucleus; every length that targets and labels of points have is a multiple of it."""
     licence: str = ""

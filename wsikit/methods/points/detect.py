@@ -138,7 +138,7 @@ def _write_maps(training: Training, stage: str, images: Images) -> None:
 
 def _heat(training: Training, stage: str, image: PointImage) -> NDArray[np.float32]:
     """(h, w) of an image at ``at_mpp``."""
-    return read_image(_path(training, stage, image)).astype(np.float32) / 255
+    return np.asarray(read_image(_path(training, stage, image)) / 255, np.float32)
 
 
 def _backgrounds(training: Training, stage: str) -> Iterator[NDArray[np.bool_]]:
@@ -158,7 +158,7 @@ def found_in(training: Training, stage: str, image: PointImage, threshold: float
     """(N, 2) x, y in px of the image."""
     heat, radius = _heat(training, stage, image), _radius(training)
     said = blobs(heat, threshold=threshold, least_px=LEAST * radius**2, largest_px=LARGEST * radius**2)
-    return said.points * (np.array(image.source.size) / heat.shape[::-1])
+    return np.asarray(said.points * (np.array(image.source.size, np.float64) / heat.shape[::-1]))
 
 
 def completed(training: Training, stage: str, image: PointImage, threshold: float) -> Points:

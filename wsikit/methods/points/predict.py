@@ -89,7 +89,7 @@ class NucleiOutlines:
         plane = Region(0, 0, *self.size, batch.regions[0].mpp)
         pixels = np.stack([mirrored(*pair, plane) for pair in zip(batch.images, batch.regions, strict=True)])
         pairs = zip(self.maps(pixels), batch.regions, strict=True)
-        return [self._objects(*_inside(found, region, plane), region) for found, region in pairs]
+        return [self._objects(_inside(found, region, plane), region) for found, region in pairs]
 
     def maps(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, 2, H, W) probabilities, foreground and centre, of (N, H, W, 3) RGB."""
@@ -97,7 +97,8 @@ class NucleiOutlines:
         patches = max(1, pass_size(self.device) * PASS_PIXELS // (pixels.shape[1] * pixels.shape[2]))
         return _feed(self.weights, self.card.sha256 or "", self.device, patches)(pixels)
 
-    def _objects(self, foreground: NDArray[np.float32], centre: NDArray[np.float32], region: Region) -> Objects:
+    def _objects(self, maps: NDArray[np.float32], region: Region) -> Objects:
+        foreground, centre = maps
         labels, scores = separate(foreground, centre, region.mpp, self.config.instances)
         _, polygons = outlines(labels)
         sums = moments(labels, len(polygons))

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -272,13 +273,18 @@ def _check(config: Config) -> None:
 
 
 def split_data(config: Config) -> tuple[PointData, Splits]:
-    """All images, and which of them are for training, validation and test.
+    """All images, and which of them are for training, validation and test. Those of the test keep all of their points,
+    the others the share that is learned from.
 
     Raises ConfigError: no data, data that cannot be read, or a split that shares a patient.
     """
-    data = read_points(config.data, mpp=config.mpp).sampled(config.ratio, config.seed)
+    data = read_points(config.data, mpp=config.mpp)
     splits = split_images(data, validation=config.validation_share, test=config.test_share, seed=config.seed)
-    return data, splits
+    images = (
+        image if part == "test" else image.sampled(config.ratio, config.seed)
+        for image, part in zip(data, splits.assigned, strict=True)
+    )
+    return replace(data, images=tuple(images)), splits
 
 
 def train(config: Config, out: Path, watch: Watch | None = None) -> Path:
