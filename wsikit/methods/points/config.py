@@ -77,7 +77,7 @@ class Config(_Part):
     mpp: float = Field(default=0.25, gt=0)
     """Micrometres per pixel of the training images."""
     ratio: float = Field(default=1.0, gt=0, le=1)
-    """Share of the points of each image for training or validation that is known, drawn by the seed. Masks do not care."""
+    """Share of the points of each image for training or validation that is known, drawn by the seed."""
     radius_um: float = Field(default=2.75, gt=0)
     """Mean radius of a nucleus; every length that targets and labels of points have is a multiple of it."""
     licence: str = ""
