@@ -74,6 +74,10 @@ class Config(_Part):
 
     data: Path | None = None
     """A folder of images with points or instance labels, see ``wsikit.methods.points.data``."""
+    points: Path | None = None
+    """The table of points, or the folder of files of points or labels, where they lie elsewhere or have other names."""
+    allow_empty: bool = False
+    """Whether files of points or labels may be empty: images without any nucleus."""
     mpp: float = Field(default=0.25, gt=0)
     """Micrometres per pixel of the training images."""
     ratio: float = Field(default=1.0, gt=0, le=1)

@@ -54,16 +54,20 @@ class Masks:
 
     labels: Callable[[], NDArray[np.int64]]
     side: int
-
-    @cached_property
-    def known(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Of the whole image."""
-        labels = self.labels()
-        return (labels > 0).astype(np.float32), inner_distance(labels)
+    keep: bool = True
+    """Whether the whole image's planes stay in memory, 8 bytes a pixel."""
 
     def __call__(self, box: Box) -> Planes:
         """(S, S, 2)."""
-        return np.stack(cut(self.known, box, self.side), axis=2)
+        return np.stack(cut(self._kept if self.keep else self._known(), box, self.side), axis=2)
+
+    @cached_property
+    def _kept(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return self._known()
+
+    def _known(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        labels = self.labels()
+        return (labels > 0).astype(np.float32), inner_distance(labels)
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ class Training:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What a training that goes on must share with the one that began."""
-        told = self.config.model_dump(mode="json", exclude={"data", "device"})
+        told = self.config.model_dump(mode="json", exclude={"data", "points", "device"})
         return {"config": told, "data": self.data.digest, "encoder": dict(self.model.encoder_facts)}
 
     @property
@@ -82,6 +82,7 @@ class Training:
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
 
     def fit(self, stage: str, **options: Any) -> Fitted:
+        """``wsikit.training.fit`` of the model in the stage's folder."""
         return fit(
             self.model,
             out=self.out / stage,
@@ -130,9 +131,8 @@ class Training:
         sides = [scale * float(np.exp(rng.uniform(*np.log(mpp)))) for _ in indices]
         boxes = [draw_box(images[i].source.size, side, rng) for i, side in zip(indices, sides, strict=True)]
         pairs = list(zip(indices, boxes, strict=True))
-        return [cut([images[i].read()], box, self.config.crop)[0] for i, box in pairs], [
-            lessons[i](b) for i, b in pairs
-        ]
+        pixels = [cut([images[i].read()], box, self.config.crop)[0] for i, box in pairs]
+        return pixels, [lessons[i](box) for i, box in pairs]
 
     def _batch(self, pixels: Sequence[NDArray[np.uint8]], planes: Sequence[Planes]) -> Pieces:
         # (N, S, S, K) -> (N, K, S, S)
@@ -156,14 +156,11 @@ class Training:
         """
         options = self.config.segmenter
         if options.labels == "masks":
-            return {"segmenter": self._segment("segmenter", self.masks_of, self._mask_step, options.recipe, {})}
-        fitted = self._segment("segmenter", self.labels_of, self._label_step, options.recipe, points)
-        if not options.crf:
-            return {"segmenter": fitted}
-        return {
-            "segmenter": fitted,
-            "crf": self._segment("crf", self.labels_of, self._crf_step, options.crf_recipe, points),
-        }
+            return {"segmenter": self._segment("segmenter", self.masks_of, self._mask_step, options.recipe, points)}
+        fitted = {"segmenter": self._segment("segmenter", self.labels_of, self._label_step, options.recipe, points)}
+        if options.crf:
+            fitted["crf"] = self._segment("crf", self.labels_of, self._crf_step, options.crf_recipe, points)
+        return fitted
 
     def _segment(
         self,
@@ -189,7 +186,7 @@ class Training:
 
     def masks_of(self, images: Images, points: Mapping[str, Points]) -> list[Lesson]:
         """Lessons from full masks."""
-        return [Masks(partial(known_labels, image), self.config.crop) for image in images]
+        return [Masks(partial(known_labels, image), self.config.crop, image.keep) for image in images]
 
     def labels_of(self, images: Images, points: Mapping[str, Points]) -> list[Lesson]:
         """Lessons from points that are all there."""
@@ -278,7 +275,7 @@ def split_data(config: Config) -> tuple[PointData, Splits]:
 
     Raises ConfigError: no data, data that cannot be read, or a split that shares a patient.
     """
-    data = read_points(config.data, mpp=config.mpp)
+    data = read_points(config.data, labels=config.points, mpp=config.mpp, allow_empty=config.allow_empty)
     splits = split_images(data, validation=config.validation_share, test=config.test_share, seed=config.seed)
     images = (
         image if part == "test" else image.sampled(config.ratio, config.seed)
