@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch")
 from tests.methods.test_points import MPP, Ended, settings, write  # noqa: E402
 from wsikit.methods.points import Config, build_model, dataset, evaluate, load_predictor, train  # noqa: E402
 from wsikit.methods.points.config import Detector, Segmenter  # noqa: E402
+from wsikit.methods.points.crops import cut  # noqa: E402
 from wsikit.methods.points.detect import Round, best_threshold, completed, found_in  # noqa: E402
 from wsikit.methods.points.lessons import Heat, Labels, Masks, placed  # noqa: E402
 from wsikit.methods.points.losses import foreground_loss, label_loss  # noqa: E402
@@ -48,6 +49,19 @@ def test_points_lie_in_their_nuclei_whatever_the_piece(box: tuple[float, float, 
     whole = [k for k in whole if max(s.stop for s in ndimage.find_objects(parts)[k - 1]) < SIDE - 3]
     assert set(whole) <= set(parts[within[:, 1], within[:, 0]].tolist())
     assert count >= len(whole) > 3
+
+
+@pytest.mark.parametrize("side", [20, 45, 90, 130])
+def test_points_of_mirrored_copies_lie_where_their_pixels_do(side: int) -> None:
+    """However often a piece holds an image that is smaller than it."""
+    points = np.array([(3.5, 7.5), (30.5, 2.5), (12.5, 19.5)])
+    plane = np.zeros((24, 32), np.uint8)
+    plane[points[:, 1].astype(int), points[:, 0].astype(int)] = 1
+    box = (0.0, 0.0, float(side), float(side))
+    (copied,) = cut([plane], box, side)
+    said = placed(points, (32, 24), box, side)
+    within = said[(said < side).all(axis=1)]
+    assert sorted(map(tuple, within[:, ::-1] - 0.5)) == [tuple(place) for place in np.argwhere(copied)]
 
 
 @pytest.mark.parametrize("box", BOXES)

@@ -6,6 +6,7 @@ coordinates, so that no peak is blurred and no edge of a cell lost by resizing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -41,10 +42,13 @@ def placed(points: Points, size: tuple[int, int], box: Box, side: int) -> Points
         side: of the piece, px.
     """
     for axis, length in enumerate(size):
-        if box[2 + axis] > length:
-            mirrored = points.copy()
-            mirrored[:, axis] = 2 * length - points[:, axis]
-            points = np.concatenate([points, mirrored])
+        copies = [points]
+        for number in range(1, math.ceil(box[2 + axis] / length)):
+            copy = points.copy()
+            # every other copy is the image itself again
+            copy[:, axis] = (number + 1) * length - copy[:, axis] if number % 2 else number * length + copy[:, axis]
+            copies.append(copy)
+        points = np.concatenate(copies)
     return (points - box[:2]) * (side / (box[2] - box[0]))
 
 
