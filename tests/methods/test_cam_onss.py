@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +19,8 @@ torch = pytest.importorskip("torch")
 from tests.methods import planted_tissue as planted  # noqa: E402
 from wsikit.methods.cam_onss import dataset, load_predictor, train  # noqa: E402
 from wsikit.methods.cam_onss.config import Classifier, Config, Segmenter  # noqa: E402
-from wsikit.methods.cam_onss.model import TissueClassifier, TissueSegmenter  # noqa: E402
-from wsikit.methods.cam_onss.train import Training, _counted, zoomed  # noqa: E402
+from wsikit.methods.cam_onss.model import TissueClassifier, TissueSegmenter, build_model  # noqa: E402
+from wsikit.methods.cam_onss.train import PSEUDO, Training, _counted, zoomed  # noqa: E402
 from wsikit.pipeline.run import run  # noqa: E402
 from wsikit.sinks.memory import FeatureList  # noqa: E402
 from wsikit.slides import Slide  # noqa: E402
@@ -137,6 +138,22 @@ def test_a_training_that_was_ended_goes_on_to_the_same_weights(tmp_path: Path) -
         with pytest.raises(Ended):
             train(config, tmp_path / "ended", ending(stage, epoch))
     assert train(config, tmp_path / "ended").read_bytes() == whole
+
+
+def test_the_first_epochs_weigh_all_pixels_alike(small: Trained, tmp_path: Path) -> None:
+    found = []
+    for loss, warmup in (("ce", 0), ("onss", 2), ("onss", 0)):
+        part = small.config.segmenter.model_copy(
+            update={"loss": loss, "warmup": warmup, "recipe": Recipe(epochs=2, batch_size=16, threads=1)}
+        )
+        out = tmp_path / f"{loss}{warmup}"
+        shutil.copytree(small.out / PSEUDO, out / PSEUDO)
+        torch.manual_seed(0)
+        model = build_model(small.config.model_copy(update={"segmenter": part}))
+        Training(small.config.model_copy(update={"segmenter": part}), out, None).segment(model)
+        found.append(torch.cat([values.flatten() for values in model.parameters()]))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
 
 
 @pytest.mark.parametrize("decoder", ["pspnet", "deeplabv3plus", "upernet"])
