@@ -18,8 +18,9 @@ torch = pytest.importorskip("torch")
 
 from tests.methods import planted_tissue as planted  # noqa: E402
 from wsikit.methods.cam_onss import dataset, load_predictor, train  # noqa: E402
-from wsikit.methods.cam_onss.config import Classifier, Config, Segmenter  # noqa: E402
-from wsikit.methods.cam_onss.model import TissueClassifier, TissueSegmenter, build_model  # noqa: E402
+from wsikit.methods.cam_onss.config import Classifier, Config, Segmenter, Voting  # noqa: E402
+from wsikit.methods.cam_onss.model import TissueClassifier, TissueSegmenter, build_classifier, build_model  # noqa: E402
+from wsikit.methods.cam_onss.pseudo import labels_at_scales  # noqa: E402
 from wsikit.methods.cam_onss.train import PSEUDO, Training, _counted, zoomed  # noqa: E402
 from wsikit.pipeline.run import run  # noqa: E402
 from wsikit.sinks.memory import FeatureList  # noqa: E402
@@ -84,6 +85,18 @@ def test_pseudo_masks_hold_no_class_that_the_label_lacks(small: Trained) -> None
     training = Training(small.config, small.out, None)
     for patch in [*training.patches("train"), *training.patches("validation")]:
         assert set(np.unique(training.mask(patch))) <= set(np.flatnonzero(patch.present))
+
+
+def test_what_mirror_images_say_is_mirrored_back(small: Trained) -> None:
+    torch.manual_seed(0)
+    model = build_classifier(small.config).eval()
+    config = small.config.model_copy(update={"voting": Voting(scales=(1.0,), flips=True)})
+    for seed in range(3):
+        image = planted.scene(np.random.default_rng(seed), 3).image
+        seen = labels_at_scales(model, image, (True,) * CLASSES, config)
+        mirrored = labels_at_scales(model, np.ascontiguousarray(image[:, ::-1]), (True,) * CLASSES, config)
+        assert (seen[0] == mirrored[1][:, ::-1]).mean() > 0.99
+        assert (seen[0] == mirrored[1]).mean() < 0.95
 
 
 def test_a_slide_becomes_areas_of_its_classes(small: Trained) -> None:
