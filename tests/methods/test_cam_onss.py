@@ -20,7 +20,7 @@ from tests.methods import planted_tissue as planted  # noqa: E402
 from wsikit.methods.cam_onss import dataset, load_predictor, train  # noqa: E402
 from wsikit.methods.cam_onss.config import Classifier, Config, Segmenter, Voting  # noqa: E402
 from wsikit.methods.cam_onss.model import TissueClassifier, TissueSegmenter, build_classifier, build_model  # noqa: E402
-from wsikit.methods.cam_onss.pseudo import labels_at_scales  # noqa: E402
+from wsikit.methods.cam_onss.pseudo import labels_at_scales, learnable  # noqa: E402
 from wsikit.methods.cam_onss.train import PSEUDO, Training, _counted, zoomed  # noqa: E402
 from wsikit.pipeline.run import run  # noqa: E402
 from wsikit.sinks.memory import FeatureList  # noqa: E402
@@ -85,6 +85,14 @@ def test_pseudo_masks_hold_no_class_that_the_label_lacks(small: Trained) -> None
     training = Training(small.config, small.out, None)
     for patch in [*training.patches("train"), *training.patches("validation")]:
         assert set(np.unique(training.mask(patch))) <= set(np.flatnonzero(patch.present))
+
+
+def test_what_too_few_maps_agree_on_is_not_learned() -> None:
+    schema, mask = planted.schema_of(CLASSES), np.array([[0, 1], [2, CLASSES]], np.uint8)
+    agreement = np.array([[1.0, 0.5], [0.7, 1.0]], np.float32)
+    for least, wanted in ((0.0, [[0, 1], [2, 255]]), (0.6, [[0, 255], [2, 255]]), (1.0, [[0, 255], [255, 255]])):
+        found = learnable(mask, agreement, schema, Voting(least_agreement=least))
+        assert found.tolist() == wanted
 
 
 def test_what_mirror_images_say_is_mirrored_back(small: Trained) -> None:
