@@ -31,8 +31,8 @@ class Classifier(_Part):
     """Below which the threshold does not fall."""
     coordinate_attention: bool = True
     """Gates by row and by column (Hou et al., CVPR 2021)."""
-    cam: Literal["plus", "linear"] = "plus"
-    """Activation maps: Grad-CAM++ in closed form, or CAM."""
+    cam: Literal["plus", "linear"] = "linear"
+    """Activation maps: Grad-CAM++ in closed form, as published, or CAM."""
     recipe: Recipe = Recipe(epochs=20, batch_size=16, learning_rate=1e-3)
 
 
