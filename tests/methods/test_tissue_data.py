@@ -40,9 +40,10 @@ from tests.methods.planted_tissue import (
 from wsikit.errors import AnnotationError, ConfigError, SlideOpenError
 from wsikit.methods.cam_onss.classes import BCSS_WSSS, LUAD_HISTOSEG, SCHEMAS, WSSS4LUAD, ClassSchema
 from wsikit.methods.cam_onss.data import PatchData, read_patches
-from wsikit.methods.cam_onss.files import barcode, label_in_name
+from wsikit.methods.cam_onss.files import label_in_name
 from wsikit.methods.cam_onss.masks import write_mask
 from wsikit.training import images as training_images
+from wsikit.training.names import barcode
 from wsikit.training.splits import Member, split_members
 
 FOUR = schema_of(4)

@@ -18,10 +18,11 @@ import numpy as np
 
 from wsikit.errors import ConfigError
 from wsikit.methods.cam_onss.classes import ClassSchema
-from wsikit.methods.cam_onss.files import CODE, PatchFile, barcode, label_in_name, patch_files
+from wsikit.methods.cam_onss.files import CODE, PatchFile, label_in_name, patch_files
 from wsikit.methods.cam_onss.masks import Mask, check_size, read_mask
 from wsikit.methods.cam_onss.tables import Row, read_rows
 from wsikit.training.images import ImageFile, TrainingImage, digest, kept_where_small, other_mpp
+from wsikit.training.names import barcode
 from wsikit.training.tables import SHOWN, refuse, rows_of_files
 
 __all__ = ["LabelledPatch", "PatchData", "read_patches"]

@@ -13,18 +13,10 @@ from pathlib import Path
 from wsikit.errors import ConfigError
 from wsikit.methods.cam_onss.classes import ClassSchema, Dialect
 from wsikit.training.images import SUFFIXES, image_paths
+from wsikit.training.names import SPLITS
 from wsikit.training.tables import refuse
 
 CODE = "bad_patches"
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
-"""Name of a folder, or what a table says -> split."""
 IMAGES = ("img", "images")
 MASKS = ("mask", "masks")
 BRACKETS = re.compile(r"\[([^\[\]]*)\]")
@@ -35,7 +27,6 @@ FORMS: dict[Dialect, tuple[str, str]] = {
     "any": (r"[01]([ ,_]*[01])*", "[1 0 0 1]"),
 }
 """Dialect -> what stands between the brackets, and an example."""
-BARCODE = re.compile(r"(TCGA-[0-9A-Z]{2}-[0-9A-Z]{4})((?:-[0-9A-Z]+)*)(?![0-9A-Za-z-])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,14 +138,3 @@ def label_in_name(path: Path, schema: ClassSchema) -> tuple[bool, ...] | None:
             remedy="choose the schema of this data set",
         )
     return tuple(digit == "1" for digit in digits)
-
-
-def barcode(name: str) -> tuple[str | None, str | None]:
-    """(slide, patient) of a file name that begins with a TCGA barcode, as TCGA-A1-A0SK-DX1_xmin45749...
-
-    The patient is its first three parts, the slide all of them where there are more; None where there is none.
-    """
-    match = BARCODE.match(name)
-    if match is None:
-        return None, None
-    return (match[0] if match[2] else None), match[1]

@@ -10,7 +10,8 @@ from pathlib import Path
 from wsikit.annotations.points import read_table
 from wsikit.errors import ConfigError
 from wsikit.methods.cam_onss.classes import ClassSchema
-from wsikit.methods.cam_onss.files import CODE, SPLITS
+from wsikit.methods.cam_onss.files import CODE
+from wsikit.training.names import SPLITS
 from wsikit.training.tables import ALIASES, columns
 
 LABELS = ("labels", "label", "classes")

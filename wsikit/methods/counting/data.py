@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Literal, overload
 
 from wsikit.errors import ConfigError
-from wsikit.methods.counting.folders import image_files, labels_of, rows_of_labels, rows_of_table
+from wsikit.methods.counting.folders import image_files, rows_of_labels, rows_of_table
 from wsikit.methods.counting.images import CountedImage
 from wsikit.methods.counting.lysto import SUFFIXES, TRAINING, read_stack
 from wsikit.methods.counting.tables import Row
 from wsikit.training.images import ImageFile, PixelSource, digest, kept_where_small, other_mpp
+from wsikit.training.labels import labels_of
 
 __all__ = ["CountedImage", "CountingData", "read_counts"]
 

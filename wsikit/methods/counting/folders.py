@@ -5,19 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from wsikit.errors import ConfigError
-from wsikit.methods.counting.images import read_labels
 from wsikit.methods.counting.tables import Row, read_rows
 from wsikit.training.images import SUFFIXES, ImageFile, image_paths
+from wsikit.training.labels import BESIDE, FOLDERS, numbers_and_pieces, read_labels, refuse_masks
 from wsikit.training.tables import refuse, rows_of_files
-
-LABELS = (".png", ".tif", ".tiff")
-BESIDE = ("_labels", "_label", "_masks", "_mask")
-"""What follows an image's name in that of its labels."""
-FOLDERS = ("labels", "masks")
-"""Beside ``images``, or in the folder of the images."""
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -34,14 +26,6 @@ def image_files(folder: Path) -> list[Path]:
             remedy="give the folder that holds the images themselves",
         )
     return found
-
-
-def labels_of(image: Path, folder: Path) -> Path | None:
-    """The label image of an image, beside it or in a folder of labels."""
-    beside = [image.with_name(image.stem + end) for end in BESIDE]
-    elsewhere = [folder / name / (image.stem + end) for name in FOLDERS for end in ("", *BESIDE)]
-    candidates = (base.with_name(base.name + suffix) for base in (*beside, *elsewhere) for suffix in LABELS)
-    return next((path for path in candidates if path.is_file()), None)
 
 
 def rows_of_table(table: Path, files: Sequence[Path]) -> dict[Path, Row]:
@@ -75,27 +59,11 @@ def rows_of_labels(images: Sequence[ImageFile], truths: Mapping[Path, Path | Non
         f"write a counts.csv with the columns image and count; or labels as NAME_labels.png, or in {FOLDERS[0]}/",
         "bad_counts",
     )
-    found, pieces = {}, {}
+    found, seen = {}, {}
     for image in images:
         truth = truths[image.path]
         assert truth is not None
-        labels = read_labels(truth, image.size)
-        count = len(np.setdiff1d(labels, [0]))
-        found[image.path] = Row(truth.name, image.path.name, count)
-        if count == 1:
-            pieces[truth.name] = _pieces(labels > 0)
-    if all((row.count or 0) <= 1 for row in found.values()) and max(pieces.values(), default=0) > 1:
-        name = max(pieces, key=pieces.__getitem__)
-        raise ConfigError(
-            f"the labels of {folder} are masks and no instances: no image has more than one number, and that of {name} "
-            f"is in {pieces[name]} pieces",
-            code="bad_counts",
-            remedy="give every cell a number of its own, or a counts.csv",
-        )
+        seen[truth.name] = numbers_and_pieces(read_labels(truth, image.size, "bad_counts"))
+        found[image.path] = Row(truth.name, image.path.name, seen[truth.name][0])
+    refuse_masks(seen, folder, "give every cell a number of its own, or a counts.csv", "bad_counts")
     return found
-
-
-def _pieces(mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> int:
-    from scipy import ndimage
-
-    return int(ndimage.label(mask, np.ones((3, 3)))[1])
