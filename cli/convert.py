@@ -18,7 +18,9 @@ def convert(
     ],
     source_format: Annotated[
         str | None,
-        typer.Option("--from", help="geojson, dsa, aperio, asap, csv or labels; by suffix and content if not given."),
+        typer.Option(
+            "--from", help="geojson, dsa, aperio, asap, csv, dots or labels; by suffix and content if not given."
+        ),
     ] = None,
     target_format: Annotated[
         str | None, typer.Option("--to", help="One of the same; by suffix if not given and only one has it.")
@@ -38,7 +40,10 @@ def convert(
         bool, typer.Option("--strict", help="Stop, writing nothing, where anything would be left out or changed.")
     ] = False,
 ) -> None:
-    """Convert annotations: QuPath GeoJSON, ASAP and Aperio XML, DSA JSON, label images, tables of points.
+    """Convert annotations: QuPath GeoJSON, ASAP and Aperio XML, DSA JSON, label images, tables and images of points.
+
+    Dots are PNGs with a pixel for each point, called NAME_label_point.png or NAME_points.png. In dots and tables areas
+    become points; points cannot become areas, and are left out of label images.
 
     What the new format cannot hold is printed. Exit codes: 0 done, 2 wrong usage or a file that cannot be converted,
     3 some files of a folder failed.

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import shapely
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 
 from tests.annotations.drawn import annotated, comparable, of, parts
 from tests.conformance.qupath import assert_qupath
@@ -24,9 +24,10 @@ NAMES = {
     "aperio": "a.xml",
     "asap": "a.xml",
     "csv": "a.csv",
+    "dots": "a_points.png",
     "labels": "a.png",
 }
-VECTORS = [name for name in FORMATS if name != "labels"]
+VECTORS = [name for name in FORMATS if name not in ("dots", "labels")]
 
 
 def geojson(item: Item) -> list[Item]:
@@ -131,6 +132,8 @@ def test_the_bounds_offset_is_taken_off_and_added_back(name: str, annotations: A
 @settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow])
 @given(annotations=annotated())
 def test_the_same_annotations_are_the_same_bytes(name: str, annotations: Annotations) -> None:
+    areas = any(shapely.get_dimensions(features.geometries).max() == 2 for features in annotations.features)
+    assume(name != "labels" or areas or not len(annotations))  # of points and lines alone there is no label image
     with tempfile.TemporaryDirectory() as folder:
         texts = []
         for place in ("one", "two"):
@@ -171,7 +174,7 @@ def test_a_truncated_file_is_an_error_or_holds_less(tmp_path: Path, name: str) -
         except AnnotationError:
             continue
         assert len(found) <= 3
-        assert name in ("csv", "labels")
+        assert name in ("csv", "dots", "labels")
 
 
 @pytest.mark.parametrize("name", list(FORMATS))

@@ -37,6 +37,7 @@ FORMATS = Registry(
         ("aperio", "wsikit.annotations.aperio:AperioXML"),
         ("asap", "wsikit.annotations.asap:ASAPXML"),
         ("csv", "wsikit.annotations.points:CSVPoints"),
+        ("dots", "wsikit.annotations.dots:DotImage"),
         ("labels", "wsikit.annotations.instances:LabelImage"),
     ],
 )
@@ -159,9 +160,13 @@ def title(path: Path) -> str:
 
 
 def format_for(path: Path) -> str:
-    """The name of the one format that writes files of this suffix. Raises AnnotationError for none or several."""
+    """The name of the one format that writes files of this suffix, of several suffixes that fit the longest.
+
+    Raises AnnotationError for none or several.
+    """
     name = path.name.lower()
-    found = [each for each in FORMATS if name.endswith(FORMATS.load(each).suffixes)]
+    ending = next((suffix for suffix in suffixes() if name.endswith(suffix)), None)
+    found = [each for each in FORMATS if ending in FORMATS.load(each).suffixes]
     if len(found) == 1:
         return found[0]
     what = f"the formats {' and '.join(found)} write files like it" if found else f"known formats: {', '.join(FORMATS)}"

@@ -37,7 +37,7 @@ class LabelImage:
     def read(self, path: Path, placement: Placement) -> Annotations:
         """Read an image. Raises AnnotationError where it is none, has colours, or does not cover the slide."""
         image = read_image(path)
-        _check_size(path, image, placement)
+        check_size(path, image, placement)
         scale = placement.downsample
         shapes = shapely.transform(_objects(image), lambda xy: xy * scale)
         return gather([Item("detection", shape) for shape in shapes])
@@ -45,7 +45,8 @@ class LabelImage:
     def write(self, annotations: Annotations, placement: Placement, path: Path) -> Written:
         """Areas numbered 1, 2, ... in order; where they overlap the later one has the pixel.
 
-        Raises AnnotationError for more objects than the pixels of the format can number, or too large an image.
+        Raises AnnotationError for more objects than the pixels of the format can number, too large an image, or objects
+        none of which is an area.
         """
         left_out = LeftOut()
         items = list(annotations.items())
@@ -54,6 +55,13 @@ class LabelImage:
             item.kind != "detection" for item in items
         )
         areas = [item.geometry for item in items if shapely.get_dimensions(item.geometry) == 2]
+        if items and not areas:
+            raise AnnotationError(
+                f"{path.name} would be empty: none of {len(items)} objects is an area, and a point says nothing of the "
+                "outline of what it marks",
+                code="not_representable",
+                remedy=f"write dots (--to dots, {path.stem}_points.png), or let a model find the outlines",
+            )
         left_out["points and lines: left out"] += len(items) - len(areas)
         image = _painted(areas, placement, left_out)
         return Written(_encoded(image, path), left_out.sentences())
@@ -78,7 +86,8 @@ def read_image(path: Path) -> NDArray[np.int64]:
     return values.astype(np.int64)
 
 
-def _check_size(path: Path, image: NDArray[np.int64], placement: Placement) -> None:
+def check_size(path: Path, image: NDArray[np.int64], placement: Placement) -> None:
+    """Raise AnnotationError where an image does not cover its slide."""
     if placement.size is None:
         return
     height, width = image.shape
@@ -117,15 +126,7 @@ def _painted(areas: list[shapely.Geometry], placement: Placement, left_out: Left
     shapes[:] = areas
     scale = placement.downsample
     shapes = shapely.transform(shapes, lambda xy: xy / scale)
-    if placement.size is not None:
-        width, height = (max(1, math.ceil(v / scale - 1e-6)) for v in placement.size)
-    else:
-        right, bottom = shapely.total_bounds(shapes)[2:] if len(shapes) else (1, 1)
-        width, height = max(1, math.ceil(right)), max(1, math.ceil(bottom))
-    if width * height > MAX_PIXELS:
-        raise AnnotationError(
-            f"a label image of {width}x{height} px is too large", remedy="write it smaller, with --downsample"
-        )
+    width, height = image_size(shapes, placement)
     left_out["objects that reach outside the image: cut"] += int(
         ((shapely.bounds(shapes) < 0) | (shapely.bounds(shapes) > [width, height, width, height])).any(axis=1).sum()
     )
@@ -139,6 +140,23 @@ def _painted(areas: list[shapely.Geometry], placement: Placement, left_out: Left
     left_out["objects that hold no pixel's centre: left out"] += int((drawn == 0).sum())
     left_out["objects partly under later ones: cut"] += int((seen < drawn).sum())
     return image
+
+
+def image_size(shapes: NDArray[np.object_], placement: Placement) -> tuple[int, int]:
+    """(width, height) of the image of a slide, which without one ends with the last of the objects (in its pixels).
+
+    Raises AnnotationError where that is too large to be written.
+    """
+    if placement.size is not None:
+        width, height = (max(1, math.ceil(v / placement.downsample - 1e-6)) for v in placement.size)
+    else:
+        right, bottom = shapely.total_bounds(shapes)[2:] if len(shapes) else (1, 1)
+        width, height = max(1, math.ceil(right)), max(1, math.ceil(bottom))
+    if width * height > MAX_PIXELS:
+        raise AnnotationError(
+            f"an image of {width}x{height} px is too large", remedy="write it smaller, with --downsample"
+        )
+    return width, height
 
 
 def _encoded(image: NDArray[np.uint32], path: Path) -> bytes:
