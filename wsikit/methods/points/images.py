@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsikit.errors import ConfigError
-from wsikit.training.images import TrainingImage
+from wsikit.training.images import PixelSource, TrainingImage
 from wsikit.training.labels import read_labels
+from wsikit.training.names import barcode
 from wsikit.training.tables import SHOWN
 
 CODE = "bad_points"
@@ -24,6 +25,24 @@ class InstanceSource(Protocol):
     def __call__(self) -> NDArray[np.int64]:
         """(H, W) number of the instance of each pixel, 0 is background."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a table or a list says of an image beside its points; None where it says nothing."""
+
+    patient: str | None = None
+    slide: str | None = None
+    organ: str | None = None
+    split: str | None = None
+    """train, validation or test."""
+
+    def over(self, other: Facts) -> Facts:
+        """These, and what another source says where they say nothing."""
+        return Facts(*(getattr(self, f.name) or getattr(other, f.name) for f in fields(self)))
+
+
+NOTHING = Facts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,38 +116,60 @@ def sampled(points: NDArray[np.float64], ratio: float, seed: int, name: str) -> 
     return chosen
 
 
-def checked(
-    points: NDArray[np.float64], size: tuple[int, int], where: str, *, empty: bool
-) -> tuple[NDArray[np.float64], int]:
-    """Points of an image that can be learned from, and how many were left out since another lies in their pixel.
+@dataclass(frozen=True, eq=False)
+class Found:
+    """One image as a layout gives it, its points as they are in the file."""
 
-    Args:
-        points: (n, 2) x, y in px of the image.
-        size: (width, height) of the image.
-        where: their file, or file and image, for messages.
-        empty: whether there may be none.
+    name: str
+    source: PixelSource
+    where: str
+    """File of the points, or file and image, for messages."""
+    points: NDArray[np.float64]
+    """(n, 2) x, y in px of the image."""
+    truth: InstanceSource | None = None
+    empty: bool = False
+    """Whether the file says that there is none on purpose."""
+    facts: Facts = NOTHING
 
-    Raises:
-        ConfigError: code bad_points: there is none, or one lies outside of the image.
-    """
-    if not len(points) and not empty:
-        raise ConfigError(
-            f"{where} holds no point",
-            code=CODE,
-            remedy="mark its nuclei, or take the image out; if it is meant to have none, say so: a row of a table with "
-            "the image's name and nothing in x and y, or allow_empty",
+    def image(self, *, allow_empty: bool) -> tuple[PointImage, int]:
+        """The image to learn from, and how many points were left out since another lies in their pixel.
+
+        Raises ConfigError (code bad_points): no point where none is not allowed, or one outside of the image.
+        """
+        if not len(self.points) and not (self.empty or allow_empty):
+            raise ConfigError(
+                f"{self.where} holds no point",
+                code=CODE,
+                remedy="mark its nuclei, or take the image out; if it is meant to have none, say so: a row of a table "
+                "with the image's name and nothing in x and y, or allow_empty",
+            )
+        self._refuse_outside()
+        _, first = np.unique(np.floor(self.points), axis=0, return_index=True)
+        slide, patient = barcode(Path(self.name).name)
+        image = PointImage(
+            name=self.name,
+            source=self.source,
+            points=_fixed(self.points[np.sort(first)]),
+            truth=self.truth,
+            patient=self.facts.patient or patient,
+            slide=self.facts.slide or slide,
+            organ=self.facts.organ,
+            split=self.facts.split,
         )
-    outside = ~((points >= 0) & (points < size)).all(axis=1)
-    if outside.any():
-        listed = ", ".join(f"({x:g}, {y:g})" for x, y in points[outside][:SHOWN])
+        return image, len(self.points) - len(first)
+
+    def _refuse_outside(self) -> None:
+        width, height = self.source.size
+        outside = ~((self.points >= 0) & (self.points < (width, height))).all(axis=1)
+        if not outside.any():
+            return
+        listed = ", ".join(f"({x:g}, {y:g})" for x, y in self.points[outside][:SHOWN])
         raise ConfigError(
-            f"{where}: {outside.sum()} of {len(points)} points lie outside of the image of {size[0]}x{size[1]} px: "
-            f"{listed}{', ...' if outside.sum() > SHOWN else ''}",
+            f"{self.where}: {outside.sum()} of {len(self.points)} points lie outside of the image {self.name} of "
+            f"{width}x{height} px: {listed}{', ...' if outside.sum() > SHOWN else ''}",
             code=CODE,
             remedy="points are x, y in px of the image itself, from its upper left corner; is it the right image?",
         )
-    _, first = np.unique(np.floor(points), axis=0, return_index=True)
-    return _fixed(points[np.sort(first)]), len(points) - len(first)
 
 
 def _fixed(points: NDArray[np.float64]) -> NDArray[np.float64]:
