@@ -39,11 +39,9 @@ class StackedImage:
     def __call__(self) -> Pixels:
         """(H, W, 3) uint8. Raises PixelReadError where it cannot be read, or has values that are no grey levels."""
         try:
-            pixels = np.asarray(np.load(self.path, mmap_mode="r")[self.index])
+            pixels: NDArray[Any] = np.asarray(np.load(self.path, mmap_mode="r")[self.index])
         except (OSError, ValueError, IndexError) as error:
             raise PixelReadError(f"image {self.index} of {self.path} cannot be read: {error}") from error
-        if pixels.dtype == np.uint8:
-            return pixels.copy()
         if not ((pixels >= 0) & (pixels <= 255)).all():
             raise PixelReadError(
                 f"image {self.index} of {self.path} has values from {pixels.min()} to {pixels.max()}, not 0 to 255",

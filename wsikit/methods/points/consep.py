@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,7 @@ class MatInstances:
         return found.astype(np.int64)
 
 
-def _inst_map(path: Path) -> NDArray[np.generic]:
+def _inst_map(path: Path) -> NDArray[Any]:
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 
@@ -73,8 +74,10 @@ def mat_files(folder: Path) -> list[tuple[Path, Path, str | None]]:
     Raises ConfigError (code bad_points): an image without a MATLAB file, or one without an image.
     """
     below = sorted(path for path in folder.iterdir() if path.is_dir() and path.name.lower() in SPLITS)
-    parts = [(path, SPLITS[path.name.lower()]) for path in below if _within(path) is not None] or [(folder, None)]
-    return [row for path, split in parts for row in _of_part(path, split)]
+    parts: list[tuple[Path, str | None]] = [
+        (path, SPLITS[path.name.lower()]) for path in below if _within(path) is not None
+    ]
+    return [row for path, split in parts or [(folder, None)] for row in _of_part(path, split)]
 
 
 def _within(folder: Path) -> tuple[Path, Path] | None:
@@ -94,9 +97,8 @@ def _of_part(folder: Path, split: str | None) -> list[tuple[Path, Path, str | No
     known = {path.stem: path for path in sorted(labels.glob("*.mat"))}
     paths = image_paths(images)
     remedy = "copy the data set again: each image has a MATLAB file of its name"
-    refuse(
-        [p.name for p in paths if p.stem not in known], f"images of {images} have no labels in {labels}", remedy, CODE
-    )
+    without = [path.name for path in paths if path.stem not in known]
+    refuse(without, f"images of {images} have no labels in {labels}", remedy, CODE)
     alone = sorted(set(known) - {path.stem for path in paths})
     refuse(alone, f"files of {labels} have no image in {images}", remedy, CODE)
     return [(path, known[path.stem], split) for path in paths]

@@ -152,7 +152,8 @@ def _located(path: str | Path | None, labels: str | Path | None) -> tuple[Path, 
 
 def _of_mats(files: Sequence[tuple[Path, Path, str | None]], mpp: float | None) -> tuple[list[Found], list[str]]:
     """CoNSeP's images, and what to warn of."""
-    found, own = [], {}
+    found: list[Found] = []
+    own: dict[str, float] = {}
     for path, mat, split in files:
         image, said = ImageFile.open(path)
         truth = MatInstances(mat, image.size)
@@ -166,9 +167,8 @@ def _gathered(kind: str, found: Iterable[Found], warnings: Sequence[str], allow_
     pairs = [each.image(allow_empty=allow_empty) for each in found]
     images, twice = [image for image, _ in pairs], {image.name: count for image, count in pairs if count}
     named = Counter(image.name for image in images)
-    refuse(
-        [name for name, count in named.items() if count > 1], "names are those of several images", "rename them", CODE
-    )
+    same = [name for name, count in named.items() if count > 1]
+    refuse(same, "names are those of several images", "rename them: splits and draws of points go by names", CODE)
     if not any(len(image.points) for image in images):
         raise ConfigError(
             f"none of {len(images)} images has a point: there is nothing to learn from them",

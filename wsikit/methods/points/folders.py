@@ -11,7 +11,7 @@ from wsikit.annotations.inside import points_of_labels
 from wsikit.errors import ConfigError
 from wsikit.methods.points import mo
 from wsikit.methods.points.drawings import Drawn, read_dots, read_drawing
-from wsikit.methods.points.images import CODE, NOTHING, Facts, Found, LabelFile
+from wsikit.methods.points.images import CODE, NOTHING, Facts, Found, InstanceSource, LabelFile
 from wsikit.methods.points.tables import facts_of_images, points_of_table
 from wsikit.training.images import SUFFIXES, ImageFile, image_paths
 from wsikit.training.labels import BESIDE, FOLDERS, labels_of, numbers_and_pieces, refuse_masks
@@ -145,7 +145,7 @@ def of_files(folder: Folder, mpp: float | None) -> tuple[str, list[Found], list[
     """
     truths = folder.truths()
     kinds = [kind for kind in ENDINGS if kind != OUTLINES or not truths]
-    kind, files = next(((kind, found) for kind in kinds if (found := folder.files(kind))), ("labels", {}))
+    kind, files = _first(folder, kinds)
     instances = {path: truths[path] for path in truths if kind == "labels" or folder.facts[path].split in MEASURED}
     refuse(
         [path.name for path in folder.images if path not in files and path not in instances],
@@ -157,16 +157,25 @@ def of_files(folder: Folder, mpp: float | None) -> tuple[str, list[Found], list[
     drawn = {path: _read(kind, file, folder.images[path].size, mpp) for path, file in files.items()}
     found, seen = [], {}
     for path, image in folder.images.items():
-        truth = LabelFile(truths[path], image.size) if path in truths else None
+        source = LabelFile(truths[path], image.size) if path in truths else None
+        truth: InstanceSource | None = source
         if path in drawn:
-            where, points, truth = files[path], drawn[path].points, truth or drawn[path].truth
+            where, points, truth = files[path], drawn[path].points, source or drawn[path].truth
         else:
-            assert truth is not None
-            where, labels = truths[path], truth()
+            assert source is not None
+            where, labels = truths[path], source()
             points, seen[where.name] = points_of_labels(labels)[1], numbers_and_pieces(labels)
         found.append(Found(path.name, image, str(where), points, truth, facts=folder.facts[path]))
     refuse_masks(seen, folder.root, "give every nucleus a number of its own", CODE)
     return kind, found, _odd(drawn, files)
+
+
+def _first(folder: Folder, kinds: Iterable[str]) -> tuple[str, dict[Path, Path]]:
+    """The first kind that there is, and its files."""
+    for kind in kinds:
+        if files := folder.files(kind):
+            return kind, files
+    return "labels", {}
 
 
 def _read(kind: str, path: Path, size: tuple[int, int], mpp: float | None) -> Drawn:

@@ -117,7 +117,8 @@ def _lines(table: Path, needed: tuple[str, ...]) -> Iterator[tuple[str, str, Fac
         said = {key: cells[k].strip() if k < len(cells) else "" for key, k in columns.items()}
         if not said["image"]:
             raise ConfigError(f"{where}: the row names no image", code=CODE, remedy="fill it in, or take the row out")
-        facts = Facts(*(said.get(key) or None for key in FACTS[:-1]), _split(said.get("split") or None, where))
+        patient, slide, organ, split = (said.get(key) or None for key in FACTS)
+        facts = Facts(patient, slide, organ, _split(split, where))
         yield where, said["image"], facts, said
 
 
