@@ -47,7 +47,8 @@ class StackedImage:
                 f"image {self.index} of {self.path} has values from {pixels.min()} to {pixels.max()}, not 0 to 255",
                 remedy="write the images again, with values 0 to 255",
             )
-        return np.rint(pixels).astype(np.uint8)
+        rounded: Pixels = np.rint(pixels).astype(np.uint8)
+        return rounded
 
     @property
     def bytes(self) -> int:
