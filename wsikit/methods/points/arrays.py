@@ -68,15 +68,7 @@ class StackedMasks:
 
         Raises AnnotationError where they cannot be read, or are no whole numbers from 0 on.
         """
-        masks = self.read()
-        labels = np.zeros(masks.shape[:2], np.int64)
-        last = 0
-        for channel in np.moveaxis(masks[..., :TYPED], 2, 0):
-            numbers, index = np.unique(np.append(channel.ravel(), 0), return_inverse=True)
-            index = index[:-1].reshape(channel.shape)
-            labels[index > 0] = last + index[index > 0]
-            last += len(numbers) - 1
-        return labels
+        return _numbered(self.read())
 
     def read(self) -> NDArray[Any]:
         """(H, W, C) as they are in the file. Raises as a call does."""
@@ -90,6 +82,17 @@ class StackedMasks:
                 remedy="give each pixel the number of its cell",
             )
         return masks
+
+
+def _numbered(masks: NDArray[Any]) -> NDArray[np.int64]:
+    labels = np.zeros(masks.shape[:2], np.int64)
+    last = 0
+    for channel in np.moveaxis(masks[..., :TYPED], 2, 0):
+        numbers, index = np.unique(np.append(channel.ravel(), 0), return_inverse=True)
+        index = index[:-1].reshape(channel.shape)
+        labels[index > 0] = last + index[index > 0]
+        last += len(numbers) - 1
+    return labels
 
 
 def stacks(folder: Path) -> list[tuple[Path, Path]]:
@@ -131,7 +134,7 @@ def of_stacks(folder: Path, found: list[tuple[Path, Path]]) -> Iterator[Found]:
                 name=f"{fold}/{index:05d}",
                 source=StackedImage(images, index, (shape[2], shape[1])),
                 where=f"{masks}, image {index}",
-                points=points_of_labels(truth())[1],
+                points=points_of_labels(_numbered(own))[1],
                 truth=truth,
                 empty=own.shape[2] > TYPED and bool((own[..., TYPED] > 0).all()),
                 facts=Facts(organ=organs[index]),

@@ -74,10 +74,8 @@ def mat_files(folder: Path) -> list[tuple[Path, Path, str | None]]:
     Raises ConfigError (code bad_points): an image without a MATLAB file, or one without an image.
     """
     below = sorted(path for path in folder.iterdir() if path.is_dir() and path.name.lower() in SPLITS)
-    parts: list[tuple[Path, str | None]] = [
-        (path, SPLITS[path.name.lower()]) for path in below if _within(path) is not None
-    ]
-    return [row for path, split in parts or [(folder, None)] for row in _of_part(path, split)]
+    found = [row for path in below for row in _of_part(path, SPLITS[path.name.lower()])]
+    return found or _of_part(folder, None)
 
 
 def _within(folder: Path) -> tuple[Path, Path] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wsikit.annotations.dots import DotImage
@@ -59,12 +59,20 @@ class Folder:
         own = {path.name: mpp for path, (_, mpp) in opened.items() if mpp is not None}
         return cls(root, {path: image for path, (image, _) in opened.items()}, own, labels, facts, warnings)
 
-    def truths(self) -> dict[Path, Path]:
-        """The label images of the images that have some."""
-        found = {path: labels_of(path, self.root, (*mo.INSTANCES, *FOLDERS)) for path in self.images}
-        if self.labels is not None:
-            found = {path: labels_of(self.labels / path.name, self.labels, ("",)) or found[path] for path in found}
+    def labelled(self) -> dict[Path, Path]:
+        """The label images that points may be taken from, of the images that have some."""
+        found = {path: self._labels_of(path) for path in self.images}
         return {path: truth for path, truth in found.items() if truth is not None}
+
+    def truths(self) -> dict[Path, Path]:
+        """The same, and where a folder of labels is given that holds none, those in the usual places."""
+        return self.labelled() or replace(self, labels=None).labelled()
+
+    def _labels_of(self, image: Path) -> Path | None:
+        if self.labels is None:
+            return labels_of(image, self.root, (*mo.INSTANCES, *FOLDERS))
+        apart = self.labels.resolve() != image.parent.resolve()
+        return labels_of(self.labels / image.name, self.labels, (".",) if apart else ())
 
     def files(self, kind: str) -> dict[Path, Path]:
         """The files of points of one kind, of the images that have some."""
@@ -146,7 +154,8 @@ def of_files(folder: Folder, mpp: float | None) -> tuple[str, list[Found], list[
     truths = folder.truths()
     kinds = [kind for kind in ENDINGS if kind != OUTLINES or not truths]
     kind, files = _first(folder, kinds)
-    instances = {path: truths[path] for path in truths if kind == "labels" or folder.facts[path].split in MEASURED}
+    measured = {path: truth for path, truth in truths.items() if folder.facts[path].split in MEASURED}
+    instances = folder.labelled() if kind == "labels" else measured
     refuse(
         [path.name for path in folder.images if path not in files and path not in instances],
         f"images of {folder.root} have no {'points and no labels' if kind == 'labels' else f'points as {kind}'}",
@@ -163,7 +172,7 @@ def of_files(folder: Folder, mpp: float | None) -> tuple[str, list[Found], list[
             where, points, truth = files[path], drawn[path].points, source or drawn[path].truth
         else:
             assert source is not None
-            where, labels = truths[path], source()
+            where, labels = instances[path], source()
             points, seen[where.name] = points_of_labels(labels)[1], numbers_and_pieces(labels)
         found.append(Found(path.name, image, str(where), points, truth, facts=folder.facts[path]))
     refuse_masks(seen, folder.root, "give every nucleus a number of its own", CODE)
