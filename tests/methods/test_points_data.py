@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import pickle
+import shutil
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ import pytest
 import shapely
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
 
-from wsikit.annotations import write_annotations
+from wsikit.annotations import read_annotations, write_annotations
 from wsikit.annotations.annotations import Item, gather
 from wsikit.annotations.inside import points_of_labels
 from wsikit.errors import AnnotationError, ConfigError
@@ -126,8 +129,6 @@ def test_images_may_have_a_folder_of_their_own(folder: Path) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_points_lie_in_their_instances(folder: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    from scipy import ndimage
-
     for name in NAMES:
         wild = ndimage.gaussian_filter(rng.normal(size=(HEIGHT, WIDTH)), 2) > 0.02
         saved(folder / f"{name}_labels.png", ndimage.label(wild)[0].astype(np.uint8))
@@ -207,8 +208,6 @@ def test_areas_beside_points_are_no_nuclei(folder: Path) -> None:
 def test_outlines_from_qupath_are_instances(folder: Path) -> None:
     for seed, name in enumerate(NAMES):
         saved(folder.parent / f"{name}_labels.png", labels_of(seed))
-        from wsikit.annotations import read_annotations
-
         write_annotations(folder / f"{name}.geojson", read_annotations(folder.parent / f"{name}_labels.png"))
     data = read_points(folder)
     assert same(data)
@@ -410,7 +409,7 @@ def test_barcodes_say_slide_and_patient(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", [None, "nowhere", "data/a.png"])
 def test_what_is_no_data(folder: Path, path: str | None) -> None:
-    with pytest.raises(ConfigError, match="no data|does not exist|neither a folder nor a table"):
+    with pytest.raises(ConfigError, match=r"no data|does not exist|neither a folder nor a table"):
         read_points(path and folder.parent / path)
 
 
@@ -481,6 +480,14 @@ def test_images_in_no_list_are_left_out_and_warned_of(tmp_path: Path) -> None:
     assert "b.png" in data.warnings[0]
 
 
+def test_two_sources_of_splits_must_agree(tmp_path: Path) -> None:
+    root = mo(tmp_path)
+    table(root / "images.csv", ["a", "train"], ["b", ""], ["c", "test"], header=("image", "split"))
+    assert [one.split for one in read_points(root)] == ["train", "validation", "test"]
+    table(root / "images.csv", ["a", "test"], ["b", ""], ["c", "test"], header=("image", "split"))
+    refused(root, "1 images", "train_val_test.json", "images.csv", "a.png")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -533,7 +540,7 @@ def test_points_are_drawn_without_replacement(seed: int, ratio: float) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_draws_are_nested(seed: int) -> None:
     draws = [as_set(sampled(cloud(300), ratio, seed, "a.png")) for ratio in (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)]
-    assert all(small < large for small, large in zip(draws[:-1], draws[1:], strict=True))
+    assert all(small < large for small, large in pairwise(draws))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -548,10 +555,7 @@ def test_a_draw_depends_on_seed_and_name_and_on_no_order(seed: int) -> None:
 
 def test_a_draw_is_the_same_on_every_machine() -> None:
     grid = np.stack(np.meshgrid(np.arange(5), np.arange(4)), axis=-1).reshape(-1, 2) + 0.5
-    assert (sampled(grid, 0.15, 7, "a.png") - 0.5).tolist() == DRAWN
-
-
-DRAWN: list[list[float]] = []
+    assert (sampled(grid, 0.15, 7, "a.png") - 0.5).tolist() == [[2, 0], [2, 2], [4, 2]]
 
 
 def test_drawn_points_keep_their_order() -> None:
@@ -619,8 +623,6 @@ def test_data_pickles_without_pixels(folder: Path) -> None:
 
 
 def test_a_copy_is_the_same_data(folder: Path, tmp_path: Path) -> None:
-    import shutil
-
     digest = labelled(folder).digest
     shutil.copytree(folder, tmp_path / "copy")
     assert read_points(tmp_path / "copy").digest == digest

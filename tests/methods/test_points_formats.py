@@ -16,7 +16,7 @@ from scipy.io import savemat
 
 from tests.methods.test_points_data import HEIGHT, NAMES, WIDTH, labels_of, pixels_of, points_in, refused, same, saved
 from wsikit.annotations.inside import points_of_labels
-from wsikit.errors import AnnotationError, PixelReadError
+from wsikit.errors import AnnotationError, ConfigError, PixelReadError
 from wsikit.methods.points import arrays
 from wsikit.methods.points.data import PointData, read_points
 
@@ -97,9 +97,7 @@ def test_outlines_may_reach_beyond_the_edge(tmp_path: Path) -> None:
 
 
 def test_an_outline_outside_of_the_image_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"a\.xml: 1 of 2 points lie outside of the image a\.png of 48x40 px: \(55, 55\)"
-    ):
+    with pytest.raises(ConfigError, match=r"a\.xml: 1 of 2 points .* image a\.png of 48x40 px: \(55, 55\)"):
         one_image(tmp_path, [box(2, 2, 6, 6), box(50, 50, 60, 60)])
 
 
@@ -221,7 +219,7 @@ def test_masks_of_pannuke_must_be_numbers_of_cells(tmp_path: Path) -> None:
 
 def test_images_of_pannuke_must_be_grey_levels(tmp_path: Path) -> None:
     data = read_points(broken(tmp_path, "images.npy", np.full((3, HEIGHT, WIDTH, 3), 256.0)))
-    with pytest.raises(PixelReadError, match="image 0 of .* has values from 256"):
+    with pytest.raises(PixelReadError, match=r"image 0 of .* has values from 256"):
         data[0].read()
 
 

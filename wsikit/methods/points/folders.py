@@ -12,10 +12,11 @@ from wsikit.errors import ConfigError
 from wsikit.methods.points import mo
 from wsikit.methods.points.drawings import Drawn, read_dots, read_drawing
 from wsikit.methods.points.images import CODE, NOTHING, Facts, Found, InstanceSource, LabelFile
+from wsikit.methods.points.tables import IMAGES as IMAGES_TABLE
 from wsikit.methods.points.tables import facts_of_images, points_of_table
 from wsikit.training.images import SUFFIXES, ImageFile, image_paths
 from wsikit.training.labels import BESIDE, FOLDERS, labels_of, numbers_and_pieces, refuse_masks
-from wsikit.training.tables import refuse
+from wsikit.training.tables import SHOWN, refuse
 
 IMAGES = ("images", "tissue images", "tissue_images")
 """Names of the folder of images, upper or lower case; the last two are MoNuSeg's."""
@@ -119,10 +120,16 @@ def _facts(root: Path, files: Sequence[Path]) -> tuple[dict[Path, Facts], tuple[
     said, splits = facts_of_images(root, files), mo.splits_of(root, files)
     if splits is None:
         return {path: said.get(path, NOTHING) for path in files}, ()
+    refuse(
+        [path.name for path, split in splits.items() if said.get(path, NOTHING).split not in (None, split)],
+        f"images of {root} have another split in {mo.LISTS} than in {IMAGES_TABLE}",
+        "say it in one of them",
+        CODE,
+    )
     without = [path.name for path in files if path not in splits]
-    warnings = (f"{len(without)} images are in no list of {mo.LISTS} and were left out: {without[0]}",)
+    warnings = [f"{len(without)} images are in no list of {mo.LISTS} and were left out: {', '.join(without[:SHOWN])}"]
     facts = {path: Facts(split=splits[path]).over(said.get(path, NOTHING)) for path in files if path in splits}
-    return facts, warnings if without else ()
+    return facts, tuple(warnings if without else ())
 
 
 def of_table(folder: Folder, table: Path, mpp: float | None) -> list[Found]:
