@@ -119,3 +119,39 @@ def test_geojson_of_one_slide_keeps_its_ids(convert: Any, drawn: Path, tmp_path:
         for path in (drawn, tmp_path / "again.geojson")
     ]
     assert ids[0] == ids[1]
+
+
+def test_points_go_round_by_every_format(convert: Any, tmp_path: Path) -> None:
+    """GeoJSON, table, dots and back, to the pixel."""
+    points = [(3.5, 4.5), (10.5, 2.5), (0.5, 7.5)]
+    source = tmp_path / "case.geojson"
+    write_annotations(source, gather([Item("detection", shapely.Point(xy)) for xy in points]))
+    for name in ("case.csv", "case_points.png", "again.csv", "again_label_point.png", "again.geojson"):
+        code, out, _ = convert(source, tmp_path / name)
+        assert code == 0
+        assert "left out" not in out
+        source = tmp_path / name
+    found = [(item.geometry.x, item.geometry.y) for item in read_annotations(source).items()]
+    assert sorted(found) == sorted(points)
+
+
+def test_labels_become_points_and_points_no_labels(convert: Any, tmp_path: Path) -> None:
+    areas = [shapely.box(1, 1, 6, 6), shapely.box(8, 2, 13, 7)]
+    write_annotations(tmp_path / "labels.png", gather([Item("detection", area) for area in areas]))
+    code, out, _ = convert(tmp_path / "labels.png", tmp_path / "case_dots.png")
+    assert (code, "2 x areas: a pixel inside each" in out) == (0, True)
+    found = read_annotations(tmp_path / "case_dots.png")
+    assert [(item.geometry.x, item.geometry.y) for item in found.items()] == [(3.5, 3.5), (10.5, 4.5)]
+    code, _, err = convert(tmp_path / "case_dots.png", tmp_path / "new.png")
+    assert code == 2
+    assert "none of 2 objects is an area" in err
+    assert not (tmp_path / "new.png").exists()
+
+
+def test_a_folder_of_dots_is_taken_where_it_is_named(convert: Any, tmp_path: Path) -> None:
+    (tmp_path / "clicked").mkdir()
+    write_annotations(tmp_path / "clicked" / "case.geojson", gather([Item("detection", shapely.Point(2, 3))]))
+    assert convert(tmp_path / "clicked", tmp_path / "dots", "--to", "dots")[0] == 0
+    assert [path.name for path in (tmp_path / "dots").iterdir()] == ["case_label_point.png"]
+    assert convert(tmp_path / "dots", tmp_path / "tables", "--from", "dots", "--to", "csv")[0] == 0
+    assert (tmp_path / "tables" / "case.csv").read_text().splitlines()[1] == "2.5,3.5,,"

@@ -33,10 +33,13 @@ def inner_points(
     means = sums / np.maximum(size, 1)[:, None]
     # rounded, so that pixels as near as one another are so whatever the sums were rounded to
     distance = np.round(((xy - means[owner]) ** 2).sum(axis=1), 6)
-    order = np.lexsort((columns, rows, distance, owner))
+    least = np.full(count, np.inf)
+    np.minimum.at(least, owner, distance)
+    near = np.flatnonzero(distance == least[owner])
+    near = near[np.lexsort((columns[near], rows[near], owner[near]))]
+    numbers, first = np.unique(owner[near], return_index=True)
     found = np.full((count, 2), np.nan)
-    first = np.flatnonzero(np.append(True, np.diff(owner[order]) > 0)[: len(order)])
-    found[owner[order[first]]] = xy[order[first]]
+    found[numbers] = xy[near[first]]
     return found
 
 
