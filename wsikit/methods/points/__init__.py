@@ -1,0 +1,1 @@
+"""Nuclei from partial points."""
