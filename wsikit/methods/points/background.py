@@ -57,7 +57,7 @@ def propagated_background(
     _check_map(probability)
     if not (0 <= free <= sure <= 1 and largest_px > 0):
         raise ConfigError(
-            f"background needs 0 <= free <= sure <= 1 and a positive area, got free={free}, sure={sure}, {largest_px} px"
+            f"background needs 0 <= free <= sure <= 1 and an area, got free={free}, sure={sure}, {largest_px} px"
         )
     blobs, count = ndimage.label(probability > sure, EIGHT)
     large = _areas(blobs, count) >= largest_px
@@ -66,9 +66,7 @@ def propagated_background(
     return background
 
 
-def detect(
-    probability: NDArray[np.floating], *, threshold: float, least_px: float, largest_px: float
-) -> Detections:
+def detect(probability: NDArray[np.floating], *, threshold: float, least_px: float, largest_px: float) -> Detections:
     """Points from a probability map: a point for every blob above ``threshold`` of a plausible area.
 
     A point is the blob's centroid, weighted by how far each pixel exceeds the threshold: a pixel on the rim weighs next
@@ -99,9 +97,7 @@ def detect(
     return Detections(np.stack([x, y], axis=1), peaks[kept])
 
 
-def merged_points(
-    given: NDArray[np.floating], detected: NDArray[np.floating], radius: float
-) -> NDArray[np.float64]:
+def merged_points(given: NDArray[np.floating], detected: NDArray[np.floating], radius: float) -> NDArray[np.float64]:
     """(N, 2) the given points, and after them the detected ones that lie farther than ``radius`` from every given one.
 
     What somebody clicked is right: a detection of the same nucleus adds nothing but a second point. All in one frame

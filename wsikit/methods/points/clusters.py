@@ -1,11 +1,11 @@
 """Cluster label: what the colours around points say of masks (Qu et al. 2019, 2020).
 
-1. Three clusters of pixels by colour and by distance to the nearest point: k-means on a sample, then every pixel to the
-   nearest centre.
-2. The cluster that has most of the points is nucleus, the one that has least of their surroundings background; the third
-   says nothing.
-3. Cell by cell of the Voronoi diagram, what is nucleus is cleaned: small parts go, gaps and holes close, and the rim, of
-   which the colour is least sure, goes. Parts that do not come near the cell's point go as well (the authors keep
+1. Three clusters of pixels by colour and by distance to the nearest point: k-means on a sample, then every pixel to
+   the nearest centre.
+2. The cluster that has most of the points is nucleus, the one that has least of their surroundings background; the
+   third says nothing.
+3. Cell by cell of the Voronoi diagram, what is nucleus is cleaned: small parts go, gaps and holes close, and the rim,
+   of which the colour is least sure, goes. Parts that do not come near the cell's point go as well (the authors keep
    them): they are an unmarked nucleus or none, and a label must not invent any. They are ignored.
 4. Background is the background cluster without those nuclei and without the surroundings of points.
 
@@ -36,6 +36,9 @@ HAEMATOXYLIN_SCALE = 25.5
 """The feature's value at a density (decadic OD) of 1: a dark nucleus is as far from glass as in RGB."""
 MOST_HAEMATOXYLIN = 2.0
 """Densities are cut off here: what is darker is ink or a fold, and would be a cluster of its own."""
+LEAST_CONTRAST = 2.0
+"""Least difference in colour, of the features' values, between the centres of nucleus and background: 20 grey levels
+or 0.08 OD. With less, distance alone has made the clusters, and every point would get a disc for a nucleus."""
 MARK = 2 / 11
 """Radius of the disc that stands for a point, and what cells of the Voronoi diagram share with their neighbours."""
 SURROUNDINGS = 5 / 11
@@ -65,7 +68,9 @@ def cluster_label(
     features: Features = "rgb",
     seed: int = 0,
 ) -> NDArray[np.uint8]:
-    """(H, W) 1 nucleus, 0 background, 255 ignored; all ignored where no point is in the image, or no colour differs.
+    """(H, W) 1 nucleus, 0 background, 255 ignored.
+
+    All is ignored where no point is in the image, and where nuclei and background would not differ in colour.
 
     Args:
         image: (H, W, 3) RGB.
@@ -87,10 +92,13 @@ def cluster_label(
     marked = distance <= MARK * radius_px
     if not marked.any():
         return label
-    clusters = pixel_clusters(image, distance / radius_px, features=features, seed=seed)
-    if clusters is None:
+    found = pixel_clusters(image, distance / radius_px, features=features, seed=seed)
+    if found is None:
         return label
+    clusters, centres = found
     nucleus, background = _roles(clusters, marked, distance <= SURROUNDINGS * radius_px)
+    if np.linalg.norm(centres[nucleus, :-1] - centres[background, :-1]) < LEAST_CONTRAST:
+        return label
     nuclei = refined_nuclei(clusters == nucleus, points, distance, radius_px)
     label[(clusters == background) & (distance > MARGIN * radius_px)] = BACKGROUND
     label[nuclei] = NUCLEUS
@@ -99,8 +107,10 @@ def cluster_label(
 
 def pixel_clusters(
     image: NDArray[np.uint8], distance: NDArray[np.floating], *, features: Features, seed: int
-) -> NDArray[np.int32] | None:
-    """(H, W) cluster 0, 1 or 2 of each pixel; None where the sample has fewer than three different pixels.
+) -> tuple[NDArray[np.int32], NDArray[np.float64]] | None:
+    """(H, W) cluster 0, 1 or 2 of each pixel, and the (3, D) centres, of which the distance to points is the last.
+
+    None where the sample has fewer than three different pixels.
 
     Args:
         image: (H, W, 3) RGB.
@@ -119,12 +129,10 @@ def pixel_clusters(
         return None
     blocks = [slice(start, start + BLOCK) for start in range(0, pixels, BLOCK)]
     found = [vq(_features(colours[block], far[block], features), centres)[0] for block in blocks]
-    return np.concatenate(found).reshape(distance.shape)
+    return np.concatenate(found).reshape(distance.shape), centres
 
 
-def _features(
-    colours: NDArray[np.uint8], distance: NDArray[np.floating], features: Features
-) -> NDArray[np.float64]:
+def _features(colours: NDArray[np.uint8], distance: NDArray[np.floating], features: Features) -> NDArray[np.float64]:
     """(P, 4 or 2) features of (P, 3) colours and (P,) distances in radii."""
     far = np.minimum(distance / FAR, 1)[:, None] * FAR_VALUE
     if features == "rgb":
@@ -140,7 +148,7 @@ def _centres(sample: NDArray[np.float64], rng: np.random.Generator) -> NDArray[n
 
     if len(np.unique(sample, axis=0)) < 3:
         return None
-    runs = []
+    runs: list[tuple[float, int, NDArray[np.float64]]] = []
     for _ in range(STARTS):
         with warnings.catch_warnings():
             # a cluster that no pixel is left in keeps its centre
@@ -150,9 +158,7 @@ def _centres(sample: NDArray[np.float64], rng: np.random.Generator) -> NDArray[n
     return min(runs)[2]
 
 
-def _roles(
-    clusters: NDArray[np.int32], marked: NDArray[np.bool_], surroundings: NDArray[np.bool_]
-) -> tuple[int, int]:
+def _roles(clusters: NDArray[np.int32], marked: NDArray[np.bool_], surroundings: NDArray[np.bool_]) -> tuple[int, int]:
     """Which cluster is nucleus and which background; of several that points stay clear of, the largest."""
     points, around, sizes = (
         np.bincount(clusters[mask], minlength=3) for mask in (marked, surroundings, np.ones_like(marked))
@@ -179,9 +185,7 @@ def refined_nuclei(
     nuclei = np.zeros(mask.shape, bool)
     for index in np.unique(owner[owner >= 0]):
         x, y = points[index]
-        box = tuple(
-            slice(max(0, int(place - around)), max(0, int(place + around) + 1)) for place in (y, x)
-        )
+        box = tuple(slice(max(0, int(place - around)), max(0, int(place + around) + 1)) for place in (y, x))
         mine = owner[box] == index
         near = (distance[box] <= SURROUNDINGS * radius_px) & mine
         nuclei[box] |= _cell_nucleus(mask[box], mine, near, radius_px) & mine

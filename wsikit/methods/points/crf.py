@@ -3,9 +3,9 @@
     W_ij = exp(-|x_i - x_j|^2 / (2 sxy^2) - |I_i - I_j|^2 / (2 srgb^2)),   I in [0, 1]
     loss = 1 / |valid| * sum over i, j of (1 - S_i) W_ij S_j
 
-with S the probability of foreground, one bilateral kernel that is not normalised by rows, and the terms i = j (Qu et al.
-2020, after Tang et al., On regularized losses for weakly-supervised CNN segmentation, ECCV 2018). Here exact within a
-window, in plain torch: for each offset of half of the window (the kernel is symmetric) one shifted product, never a
+with S the probability of foreground, one bilateral kernel that is not normalised by rows, and the terms i = j (Qu et
+al. 2020, after Tang et al., On regularized losses for weakly-supervised CNN segmentation, ECCV 2018). Here exact within
+a window, in plain torch: for each offset of half of the window (the kernel is symmetric) one shifted product, never a
 matrix of pairs. The gradient, 1 / |valid| * sum over j of W_ij (1 - 2 S_j), falls off the same sums.
 
 The sums are as large as the kernel: up to 2 pi sxy^2 per pixel, 509 at 9 px. Weights of the loss (beta; authors: 0.005)
@@ -65,8 +65,10 @@ def crf_loss(
     exact = torch.promote_types(inside.dtype, torch.float32)
     inside, images = inside.to(exact), images.detach().to(exact)
     if scale > 1:
-        inside, images, valid = _reduced(inside[:, None], valid, scale)[:, 0], _reduced(images, valid, scale), (
-            functional.max_pool2d(valid[:, None].to(exact), scale, ceil_mode=True)[:, 0] > 0
+        inside, images, valid = (
+            _reduced(inside[:, None], valid, scale)[:, 0],
+            _reduced(images, valid, scale),
+            (functional.max_pool2d(valid[:, None].to(exact), scale, ceil_mode=True)[:, 0] > 0),
         )
     loss: torch.Tensor = _Pairs.apply(inside, images, valid, sxy / scale, srgb, window * sxy / scale)
     return loss * scale**2
@@ -100,7 +102,7 @@ class _Pairs(torch.autograd.Function):
 def kernel_sums(
     inside: torch.Tensor, images: torch.Tensor, valid: torch.Tensor, *, sxy: float, srgb: float, radius: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N, H, W) sum over j of W_ij, and of W_ij S_j, over the valid j within ``radius`` px of i; 0 where i is not valid.
+    """(N, H, W) sums of W_ij, and of W_ij S_j, over the valid j within ``radius`` px of i; 0 where i is not valid.
 
     A tile with a halo of ``radius`` has in its core the sums of the whole.
 
@@ -142,9 +144,7 @@ def _reduced(values: torch.Tensor, valid: torch.Tensor, scale: int) -> torch.Ten
     return sums / functional.avg_pool2d(share, scale, ceil_mode=True).clamp(min=1e-6)
 
 
-def _check(
-    inside: torch.Tensor, images: torch.Tensor, valid: torch.Tensor | None, **lengths: float
-) -> None:
+def _check(inside: torch.Tensor, images: torch.Tensor, valid: torch.Tensor | None, **lengths: float) -> None:
     wrong = {name: value for name, value in lengths.items() if not value > 0}
     if wrong:
         raise ConfigError(f"the CRF loss needs positive {', '.join(lengths)}, got {wrong}")

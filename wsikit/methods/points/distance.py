@@ -9,11 +9,15 @@ has the values of the whole.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsikit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from scipy.spatial import KDTree
 
 TIE_PX = 1e-9
 """Distances that differ by less are equal: what shifting a frame rounds off must not change which point is nearest."""
@@ -26,15 +30,16 @@ def checked_points(points: NDArray[np.floating]) -> NDArray[np.float64]:
 
     Raises ConfigError for another shape, or a coordinate that is no finite number.
     """
-    points = np.asarray(points, np.float64)
-    if points.ndim != 2 or points.shape[1] != 2:
-        raise ConfigError(f"points must have shape (N, 2), x and y in px, got {points.shape}")
-    if not np.isfinite(points).all():
+    checked = np.asarray(points, np.float64)
+    if checked.ndim != 2 or checked.shape[1] != 2:
+        raise ConfigError(f"points must have shape (N, 2), x and y in px, got {checked.shape}")
+    wrong = np.flatnonzero(~np.isfinite(checked).all(axis=1))
+    if len(wrong):
         raise ConfigError(
-            f"point {int(np.flatnonzero(~np.isfinite(points).all(axis=1))[0])} has a coordinate that is no finite number",
+            f"point {int(wrong[0])} has a coordinate that is no finite number",
             remedy="leave points without coordinates out",
         )
-    return points
+    return checked
 
 
 def point_distance(points: NDArray[np.floating], shape: tuple[int, int], reach: float) -> NDArray[np.float64]:
@@ -50,7 +55,7 @@ def point_distance(points: NDArray[np.floating], shape: tuple[int, int], reach: 
         window = squared[rows.start : rows.stop, columns.start : columns.stop]
         across, down = np.asarray(columns) + 0.5 - x, np.asarray(rows) + 0.5 - y
         np.minimum(window, down[:, None] ** 2 + across**2, out=window)
-    distance = np.sqrt(squared)
+    distance: NDArray[np.float64] = np.sqrt(squared)
     distance[distance > reach] = np.inf
     return distance
 
@@ -93,7 +98,8 @@ def nearest_point(
         for top in range(0, shape[0], rows)
     ]
     seed = np.concatenate([np.zeros(0, np.int64), *found]).reshape(shape)
-    return np.append(first, -1)[seed]
+    index: NDArray[np.int64] = np.append(first, -1)[seed]
+    return index
 
 
 def _middles(rows: range, width: int, origin: tuple[int, int]) -> NDArray[np.float64]:
@@ -102,7 +108,7 @@ def _middles(rows: range, width: int, origin: tuple[int, int]) -> NDArray[np.flo
     return np.stack([x.ravel(), y.ravel()], axis=1)
 
 
-def _nearest(tree: KDTree, places: NDArray[np.float64], reach: float) -> NDArray[np.int64]:  # noqa: F821
+def _nearest(tree: KDTree, places: NDArray[np.float64], reach: float) -> NDArray[np.int64]:
     """(P,) index of the seed nearest to each place, the lowest of equal ones; ``tree.n`` where none is within reach."""
     distance, index = tree.query(places, k=[1, 2], distance_upper_bound=np.nextafter(reach, np.inf))
     nearest = np.asarray(index[:, 0], np.int64)

@@ -28,8 +28,8 @@ CUT = 0.05
 PEAK_WEIGHT = 10.0
 """Of pixels of a Gaussian; those of the background weigh 1."""
 LEAST_RADIUS_PX = 2.0
-"""Below, sigma is less than half a pixel, and the height of a peak says more of where its point lies between pixels than
-of anything else."""
+"""Below, sigma is less than half a pixel, and the height of a peak says more of where its point lies between pixels
+than of anything else."""
 
 
 def gaussian_target(
