@@ -80,7 +80,7 @@ class Canvas:
     def fibre(self) -> None:
         """Something dark, long and thin."""
         x, y = self.rng.uniform(0, self.side, 2)
-        length, width = self.rng.uniform(14, 30), self.rng.uniform(0.8, 1.3)
+        length, width = self.rng.uniform(14, 30), self.rng.uniform(0.6, 0.9)
         self._paint(self._ellipse(x, y, length, width) * (self.labels == 0), DARK, 1)
 
     def smear(self, keep_off: NDArray[np.float64], room: float) -> None:
@@ -126,8 +126,8 @@ def scene(
     side: int = 96,
     nuclei: int = 20,
     gap: float = 1.0,
-    discs: int = 6,
-    fibres: int = 4,
+    discs: int = 5,
+    fibres: int = 3,
 ) -> Planted:
     """A tile with up to ``nuclei`` nuclei whose outlines are ``gap`` px apart or more."""
     canvas = Canvas(side, np.random.default_rng(seed))

@@ -15,7 +15,9 @@ from wsikit.methods.points.crf import crf_loss, kernel_sums  # noqa: E402
 SEEDS = range(3)
 
 
-def scene(seed: int, side: int = 24, images: int = 1, smooth: int = 1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def scene(
+    seed: int, side: int = 24, images: int = 1, smooth: int = 1
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Probabilities, images and valid pixels (nine in ten), double precision; squares of ``smooth`` px are constant."""
     rng = torch.Generator().manual_seed(seed)
     small = -(-side // smooth)
@@ -181,7 +183,8 @@ def test_half_precision_is_summed_in_single(kind: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"), [({"sxy": 0.0}, "sxy"), ({"srgb": -1.0}, "srgb"), ({"scale": 0}, "scale"), ({"window": 0.0}, "window")]
+    ("change", "said"),
+    [({"sxy": 0.0}, "sxy"), ({"srgb": -1.0}, "srgb"), ({"scale": 0}, "scale"), ({"window": 0.0}, "window")],
 )
 def test_lengths_that_make_no_sense_are_refused(change: dict[str, float], said: str) -> None:
     inside, images, _ = scene(0, side=4)

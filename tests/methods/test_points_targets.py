@@ -112,7 +112,9 @@ def test_targets_that_make_no_sense_are_refused(change: dict[str, object], said:
     assert said in f"{caught.value} {caught.value.remedy}"
 
 
-@pytest.mark.parametrize(("points", "said"), [(np.zeros((3, 3)), "shape"), (np.array([[1, 2], [np.nan, 3]]), "point 1")])
+@pytest.mark.parametrize(
+    ("points", "said"), [(np.zeros((3, 3)), "shape"), (np.array([[1, 2], [np.nan, 3]]), "point 1")]
+)
 def test_points_that_are_none_are_refused(points: NDArray[np.float64], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         gaussian_target(points, SHAPE, radius_px=8)

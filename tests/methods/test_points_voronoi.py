@@ -121,7 +121,9 @@ def test_nucleus_wins_where_points_are_closer_than_their_discs() -> None:
     np.testing.assert_array_equal(label == NUCLEUS, near <= 2)
 
 
-def cut(points: NDArray[np.float64], box: tuple[int, int, int, int], halo: float, **options: float) -> NDArray[np.uint8]:
+def cut(
+    points: NDArray[np.float64], box: tuple[int, int, int, int], halo: float, **options: float
+) -> NDArray[np.uint8]:
     """Label of the tile x0, y0, x1, y1, from the points within a halo of it."""
     x0, y0, x1, y1 = box
     near = ((points >= (x0 - halo, y0 - halo)) & (points <= (x1 + halo, y1 + halo))).all(axis=1)

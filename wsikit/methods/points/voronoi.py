@@ -23,9 +23,9 @@ def voronoi_label(
 
     1. Every pixel belongs to the point that is nearest to its middle (``nearest_point``), or to none if that is farther
        than ``reach_px``.
-    2. A pixel is edge where its right, lower, lower right or lower left neighbour belongs to another point. So edges
-       are a pixel wide and cut cells apart even where pixels touch at corners. Neighbours outside the image count: its
-       border is no edge, and the label of a crop is the crop of the label.
+    2. A pixel is edge where its right, lower or lower right neighbour belongs to another point. So edges are a pixel
+       wide and cut cells apart even where pixels touch at corners. Neighbours outside the image count: its border is
+       no edge, and the label of a crop is the crop of the label.
     3. A pixel whose middle is within ``disc_px`` of a point is nucleus.
 
     No polygons are made: one, two, collinear and coincident points are no special cases. A lone point has no edge, and
@@ -48,16 +48,16 @@ def voronoi_label(
         raise ConfigError(f"disc and reach of the Voronoi label must be 0 or more px, got {disc_px} and {reach_px}")
     label = np.full(shape, IGNORED, np.uint8)
     label[_edges(points, shape, reach_px)] = BACKGROUND
-    label[point_distance(points, shape, disc_px) <= disc_px] = NUCLEUS
+    if disc_px > 0:
+        label[point_distance(points, shape, disc_px) <= disc_px] = NUCLEUS
     return label
 
 
 def _edges(points: NDArray[np.floating], shape: tuple[int, int], reach_px: float) -> NDArray[np.bool_]:
     height, width = shape
-    # one column more on either side and one row below
-    owner = nearest_point(points, (height + 1, width + 2), reach=reach_px, origin=(-1, 0))
-    here = owner[:-1, 1:-1]
+    owner = nearest_point(points, (height + 1, width + 1), reach=reach_px)
+    here = owner[:-1, :-1]
     edge = np.zeros(shape, bool)
-    for there in (owner[:-1, 2:], owner[1:, 1:-1], owner[1:, 2:], owner[1:, :-2]):
+    for there in (owner[:-1, 1:], owner[1:, :-1], owner[1:, 1:]):
         edge |= (there != here) & (there >= 0)
     return edge & (here >= 0)
