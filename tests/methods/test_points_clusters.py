@@ -150,12 +150,19 @@ def test_a_nucleus_loses_its_rim_of_two_pixels() -> None:
     assert disc(40.5, 40.5, 10)[found].all()
 
 
-def test_holes_and_gaps_close() -> None:
+@pytest.mark.parametrize("hole", [disc(45, 40, 3), disc(40.5, 40.5, 7)])
+def test_holes_are_filled_even_where_the_point_is_in_one(hole: NDArray[np.bool_]) -> None:
     whole = disc(40.5, 40.5, 12)
-    gaps = whole.copy()
-    gaps[38:43, 42:48] = False
-    gaps[:34, 38:41] = False
-    np.testing.assert_array_equal(refined(gaps, (40.5, 40.5)), refined(whole, (40.5, 40.5)))
+    np.testing.assert_array_equal(refined(whole & ~hole, (40.5, 40.5)), refined(whole, (40.5, 40.5)))
+
+
+def test_a_narrow_notch_closes() -> None:
+    whole, gap = disc(40.5, 40.5, 12), np.zeros((80, 80), bool)
+    gap[:37, 38:41] = True
+    found = refined(whole & ~gap, (40.5, 40.5))
+    assert not found[~refined(whole, (40.5, 40.5))].any()
+    assert (refined(whole, (40.5, 40.5)) & ~found).sum() < 10
+    assert (whole & gap)[found].sum() > 10
 
 
 def test_parts_below_the_least_area_go() -> None:

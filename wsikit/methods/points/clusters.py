@@ -196,7 +196,8 @@ def _cell_nucleus(
     mask: NDArray[np.bool_], mine: NDArray[np.bool_], near: NDArray[np.bool_], radius_px: float
 ) -> NDArray[np.bool_]:
     """The nucleus of one cell. What is outside the image neither grows nor erodes anything."""
-    parts, count = ndimage.label(mask & _grown(mine, MARK * radius_px))
+    # holes first: a pale nucleus with a dark rim is a ring around its point
+    parts, count = ndimage.label(ndimage.binary_fill_holes(mask & _grown(mine, MARK * radius_px)))
     kept = np.bincount(parts.ravel(), minlength=count + 1) >= LEAST_PART * radius_px**2
     touches = np.zeros(count + 1, bool)
     touches[np.unique(parts[near])] = True
