@@ -43,7 +43,8 @@ def test_distances_within_reach_are_those_of_all_pairs(points: list[tuple[float,
 
 @pytest.mark.parametrize("seed", range(4))
 def test_target_and_weight_are_the_published_ones(seed: int) -> None:
-    points, radius = some_points(seed), 8.0
+    # the last one on the middle of a pixel: others are then exactly as far as the disc reaches
+    points, radius = np.append(some_points(seed, 4), [[20.5, 19.5]], axis=0), 8.0
     target, weight = gaussian_target(points, SHAPE, radius_px=radius)
     distance = brute_distance(points, SHAPE)
     bell = np.exp(-(distance**2) / (2 * (radius / 4) ** 2))
@@ -155,7 +156,14 @@ def test_where_nothing_is_known_the_loss_is_nothing_and_so_is_its_gradient() -> 
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
-def test_half_precision_neither_overflows_nor_stops_learning(kind: torch.dtype) -> None:
+def test_half_precision_does_not_round_small_errors_away(kind: torch.dtype) -> None:
+    logits = torch.full((1, 4, 4), 9, dtype=kind)
+    loss = heat_loss(logits, torch.ones_like(logits), torch.ones_like(logits))
+    assert float(loss) == pytest.approx((1 - 1 / (1 + np.exp(-9))) ** 2, rel=1e-2)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_half_precision_does_not_overflow(kind: torch.dtype) -> None:
     # the sum of 10 * 1 over 512 x 512 pixels is 40 times the largest half
     logits = torch.full((1, 512, 512), -8, dtype=kind, requires_grad=True)
     weight = torch.full((1, 512, 512), 10, dtype=kind)
