@@ -34,7 +34,7 @@ from wsikit.methods.points.voronoi import IGNORED, voronoi_label  # noqa: E402
 SEEDS = range(3)
 SIDE = 96
 STEPS = 160
-CAUTIOUS = -2.0
+CAUTIOUS = -1.0
 """First answer of a detector, a logit: what nothing was said of is then rather not taken for a nucleus."""
 Target = tuple[NDArray[np.float32], NDArray[np.float32]]
 

@@ -45,8 +45,8 @@ def checked_points(points: NDArray[np.floating]) -> NDArray[np.float64]:
 def point_distance(points: NDArray[np.floating], shape: tuple[int, int], reach: float) -> NDArray[np.float64]:
     """(H, W) distance in px of each pixel's middle to the nearest point, infinite beyond ``reach``.
 
-    A window around each point is enough, so that the time grows with the area within reach of points: a training crop
-    takes well below a millisecond, where a tree over all of its pixels takes twenty.
+    A window around each point is enough, so that the time grows with the area within reach of points, not with the
+    image: this is drawn anew for every training crop.
     """
     height, width = shape
     squared = np.full(shape, np.inf)
