@@ -151,7 +151,7 @@ def test_one_point_in_ten_does_nearly_what_all_points_do() -> None:
 def test_propagation_unlearns_decoys_that_no_point_is_near() -> None:
     gains = []
     for seed in SEEDS:
-        train = [decoyed((seed, index), 0.1) for index in range(16)]
+        train = [decoyed((seed, index), 0.2) for index in range(16)]
         tests = [decoyed((seed, 100 + index), 0.0)[0] for index in range(8)]
         before, _, after = rounds([tile.image for tile, _ in train], [points for _, points in train], tests, seed, 0.0)
         gains.append((after.precision - before.precision, after.recall - before.recall))
