@@ -14,6 +14,9 @@ USES = {
     "run.yaml": "run -c {} -i SLIDES -o OUT",
     "tile.yaml": "tile -c {} -i SLIDES -o OUT",
     "counting.yaml": "train counting -c {} --data IMAGES -o OUT",
+    "cam_onss.yaml": "train cam_onss -c {} --data PATCHES -o OUT",
+    "luad_histoseg.yaml": "train cam_onss -c {} --data LUAD-HistoSeg -o OUT",
+    "bcss_wsss.yaml": "train cam_onss -c {} --data BCSS-WSSS -o OUT",
     "slurm.yaml": "run --cluster slurm --cluster-options {} -i SLIDES -o OUT",
 }
 """Template -> how what is made of it is used."""
@@ -26,15 +29,14 @@ def config() -> None:
 
 @config_app.command("init")
 def init(
-    path: Annotated[
-        Path, typer.Argument(help="File to write: run.yaml, tile.yaml, counting.yaml or slurm.yaml.")
-    ] = Path("run.yaml"),
+    path: Annotated[Path, typer.Argument(help=f"File to write: {', '.join(USES)}.")] = Path("run.yaml"),
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace the file if it is there.")] = False,
 ) -> None:
     """Write a configuration file with every option, its default and what it means.
 
-    It is of `run`; one called tile.yaml is of `tile`, counting.yaml of `train counting`, and slurm.yaml holds the
-    options of a cluster.
+    Its name says what it is of: run.yaml, or any other name, of `run`; tile.yaml of `tile`; counting.yaml and
+    cam_onss.yaml of `train`, luad_histoseg.yaml and bcss_wsss.yaml with the schedules of those data sets; slurm.yaml
+    holds the options of a cluster.
     """
     from importlib.resources import files
 

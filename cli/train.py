@@ -14,7 +14,7 @@ def train(
     method: Annotated[str, typer.Argument(help="`wsikit models` lists them.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for stages, curves and the checkpoint.")],
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="YAML; `wsikit config init counting.yaml` writes one.")
+        Path | None, typer.Option("--config", "-c", help="YAML; `wsikit config init METHOD.yaml` writes one.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="What to learn from; wins over the file.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; auto if not given.")] = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -13,8 +14,9 @@ from scipy import ndimage
 from wsikit.geometry import Region, TileSpec
 from wsikit.outlines import moments, outlines
 from wsikit.predictions import Bag, BagScore, Batch, Label, Objects, Points, ScoreMap
-from wsikit.slides import Slide
+from wsikit.slides import Pixels, Slide
 from wsikit.slides.array import ArrayReader
+from wsikit.slides.resample import area_average
 from wsikit.tissue import TissueMask
 
 Box = tuple[int, int, int, int]
@@ -204,3 +206,20 @@ class PointCounter(PointPredictor):
         return [
             replace(f, density=blob_density(i, self.density_cell)) for f, i in zip(found, batch.images, strict=True)
         ]
+
+
+def write_pyramid(path: Path, base: Pixels, mpp: float, *, levels: int = 2) -> Path:
+    """(H, W, 3) as a tiled, lossless, pyramidal TIFF with downsamples 1, 2, ...; um per px of its first level."""
+    import tifffile
+
+    options: dict[str, Any] = {"tile": (256, 256), "photometric": "rgb", "compression": "deflate", "metadata": None}
+    with tifffile.TiffWriter(path) as file:
+        for level in range(levels):
+            scale = 2**level
+            height, width = base.shape[0] // scale, base.shape[1] // scale
+            pixels = area_average(base, (0, 0), scale, (0, 0, width, height)) if level else base
+            per_cm = 1e4 / (mpp * scale)
+            file.write(
+                pixels, resolution=(per_cm, per_cm), resolutionunit="CENTIMETER", subfiletype=level > 0, **options
+            )
+    return path

@@ -60,6 +60,7 @@ class Chain:
             weights="none",
             depth=3,
             classifier=Classifier(
+                cam="plus",
                 dropout_attention=False,
                 coordinate_attention=False,
                 recipe=Recipe(epochs=20, batch_size=16, learning_rate=3e-3, threads=1),

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from tests.planted import write_pyramid
 from wsikit.slides import Pixels, Slide
 from wsikit.slides.array import ArrayReader
-from wsikit.slides.resample import area_average
 from wsikit.stain.density import DAB, HAEMATOXYLIN
 
 RADIUS_UM = (2.5, 3.5)
@@ -273,20 +273,7 @@ def array_slide(planted: Planted, *, glass: int = 0) -> Slide:
 
 def write_slide(path: Path, planted: Planted, *, glass: int = 0, levels: int = 2) -> Path:
     """The scene as a tiled, lossless, pyramidal TIFF with downsamples 1, 2, ...; as much glass around it."""
-    import tifffile
-
-    base = framed(planted, glass)
-    options: dict[str, Any] = {"tile": (256, 256), "photometric": "rgb", "compression": "deflate", "metadata": None}
-    with tifffile.TiffWriter(path) as file:
-        for level in range(levels):
-            scale = 2**level
-            height, width = base.shape[0] // scale, base.shape[1] // scale
-            pixels = area_average(base, (0, 0), scale, (0, 0, width, height)) if level else base
-            per_cm = 1e4 / (planted.mpp * scale)
-            file.write(
-                pixels, resolution=(per_cm, per_cm), resolutionunit="CENTIMETER", subfiletype=level > 0, **options
-            )
-    return path
+    return write_pyramid(path, framed(planted, glass), planted.mpp, levels=levels)
 
 
 def framed(planted: Planted, glass: int) -> Pixels:

@@ -145,7 +145,7 @@ def _populate(canvas: Canvas, nuclei: int, gap: float, discs: int, fibres: int) 
 
 
 def decoyed(
-    seed: int | tuple[int, ...], share: float, *, side: int = 96, nuclei: int = 12, smears: int = 3, specks: int = 10
+    seed: int | tuple[int, ...], share: float, *, side: int = 96, nuclei: int = 15, smears: int = 2, specks: int = 10
 ) -> tuple[Planted, NDArray[np.float64]]:
     """A tile with decoys, two radii or more from the points that are annotated, and those points.
 

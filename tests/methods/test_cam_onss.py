@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +18,10 @@ torch = pytest.importorskip("torch")
 
 from tests.methods import planted_tissue as planted  # noqa: E402
 from wsikit.methods.cam_onss import dataset, load_predictor, train  # noqa: E402
-from wsikit.methods.cam_onss.config import Classifier, Config, Segmenter  # noqa: E402
-from wsikit.methods.cam_onss.model import TissueClassifier, TissueSegmenter  # noqa: E402
-from wsikit.methods.cam_onss.train import Training, _counted, zoomed  # noqa: E402
+from wsikit.methods.cam_onss.config import Classifier, Config, Segmenter, Voting  # noqa: E402
+from wsikit.methods.cam_onss.model import TissueClassifier, TissueSegmenter, build_classifier, build_model  # noqa: E402
+from wsikit.methods.cam_onss.pseudo import labels_at_scales, learnable  # noqa: E402
+from wsikit.methods.cam_onss.train import PSEUDO, Training, _counted, zoomed  # noqa: E402
 from wsikit.pipeline.run import run  # noqa: E402
 from wsikit.sinks.memory import FeatureList  # noqa: E402
 from wsikit.slides import Slide  # noqa: E402
@@ -85,6 +87,26 @@ def test_pseudo_masks_hold_no_class_that_the_label_lacks(small: Trained) -> None
         assert set(np.unique(training.mask(patch))) <= set(np.flatnonzero(patch.present))
 
 
+def test_what_too_few_maps_agree_on_is_not_learned() -> None:
+    schema, mask = planted.schema_of(CLASSES), np.array([[0, 1], [2, CLASSES]], np.uint8)
+    agreement = np.array([[1.0, 0.5], [0.7, 1.0]], np.float32)
+    for least, wanted in ((0.0, [[0, 1], [2, 255]]), (0.6, [[0, 255], [2, 255]]), (1.0, [[0, 255], [255, 255]])):
+        found = learnable(mask, agreement, schema, Voting(least_agreement=least))
+        assert found.tolist() == wanted
+
+
+def test_what_mirror_images_say_is_mirrored_back(small: Trained) -> None:
+    torch.manual_seed(0)
+    model = build_classifier(small.config).eval()
+    config = small.config.model_copy(update={"voting": Voting(scales=(1.0,), flips=True)})
+    for seed in range(3):
+        image = planted.scene(np.random.default_rng(seed), 3).image
+        seen = labels_at_scales(model, image, (True,) * CLASSES, config)
+        mirrored = labels_at_scales(model, np.ascontiguousarray(image[:, ::-1]), (True,) * CLASSES, config)
+        assert (seen[0] == mirrored[1][:, ::-1]).mean() > 0.99
+        assert (seen[0] == mirrored[1]).mean() < 0.95
+
+
 def test_a_slide_becomes_areas_of_its_classes(small: Trained) -> None:
     image = np.concatenate([planted.scene(np.random.default_rng(i), 1, 192).image for i in (3, 4)], axis=1)
     slide, found = Slide(ArrayReader([image], MPP, path="planted.svs")), FeatureList()
@@ -137,6 +159,22 @@ def test_a_training_that_was_ended_goes_on_to_the_same_weights(tmp_path: Path) -
         with pytest.raises(Ended):
             train(config, tmp_path / "ended", ending(stage, epoch))
     assert train(config, tmp_path / "ended").read_bytes() == whole
+
+
+def test_the_first_epochs_weigh_all_pixels_alike(small: Trained, tmp_path: Path) -> None:
+    found = []
+    for loss, warmup in (("ce", 0), ("onss", 2), ("onss", 0)):
+        part = small.config.segmenter.model_copy(
+            update={"loss": loss, "warmup": warmup, "recipe": Recipe(epochs=2, batch_size=16, threads=1)}
+        )
+        out = tmp_path / f"{loss}{warmup}"
+        shutil.copytree(small.out / PSEUDO, out / PSEUDO)
+        torch.manual_seed(0)
+        model = build_model(small.config.model_copy(update={"segmenter": part}))
+        Training(small.config.model_copy(update={"segmenter": part}), out, None).segment(model)
+        found.append(torch.cat([values.flatten() for values in model.parameters()]))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
 
 
 @pytest.mark.parametrize("decoder", ["pspnet", "deeplabv3plus", "upernet"])

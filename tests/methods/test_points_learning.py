@@ -149,15 +149,17 @@ def test_one_point_in_ten_does_nearly_what_all_points_do() -> None:
 
 @pytest.mark.slow
 def test_propagation_unlearns_decoys_that_no_point_is_near() -> None:
+    # from a first answer of one half, so that ground far from points, of which nothing was said, is a decoy as well
     gains = []
     for seed in SEEDS:
-        train = [decoyed((seed, index), 0.1) for index in range(16)]
+        train = [decoyed((seed, index), 0.2) for index in range(16)]
         tests = [decoyed((seed, 100 + index), 0.0)[0] for index in range(8)]
         before, _, after = rounds([tile.image for tile, _ in train], [points for _, points in train], tests, seed, 0.0)
         gains.append((after.precision - before.precision, after.recall - before.recall))
-    precision, recall = np.mean(gains, axis=0)
-    assert precision >= 0.05
-    assert recall >= -0.02
+    precision, recall = np.transpose(gains)
+    assert precision.min() > 0
+    assert precision.mean() >= 0.05
+    assert recall.mean() >= -0.02
 
 
 # Masks from points

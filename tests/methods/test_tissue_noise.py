@@ -10,7 +10,8 @@ pytest.importorskip("torch")
 from tests.methods import planted_noise as noise
 from tests.methods import planted_tissue as planted
 
-SEEDS = range(6)
+SEEDS = range(40, 46)
+"""Others than those that the network, the noise and the losses' options were chosen on."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -21,7 +22,7 @@ def one_thread() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("share", "least"), [(0.25, 0.04), (0.30, 0.05)])
+@pytest.mark.parametrize(("share", "least"), [(0.25, 0.05), (0.30, 0.05)])
 def test_it_is_worth_having_where_activations_spill_over(share: float, least: float) -> None:
     found = noise.compared(share, SEEDS, ("ce", "onss"))
     gains = found["onss"].mean(axis=1) - found["ce"].mean(axis=1)
@@ -40,9 +41,9 @@ def test_it_costs_nothing_where_masks_are_right() -> None:
 
 
 def test_the_noise_is_as_large_as_said() -> None:
-    for share in (0.25, 0.30):
-        patches = noise.patches(0)[0]
-        masks = planted.over_activated(patches, share, 0, greedy=noise.GREEDY)
-        assert planted.wrong_share(patches, masks) == pytest.approx(share, abs=0.02)
-        alone = [sum(one.present) == 1 for one in patches]
+    patches = noise.patches(0)[0]
+    alone = [sum(one.present) == 1 for one in patches]
+    for share in (0.0, 0.25, 0.30):
+        masks = noise.noisy(0, share)
+        assert planted.wrong_share(patches, masks) == pytest.approx(share, abs=0.002)
         assert all(np.array_equal(p.truth, m) for p, m, one in zip(patches, masks, alone, strict=True) if one)

@@ -31,8 +31,8 @@ class Classifier(_Part):
     """Below which the threshold does not fall."""
     coordinate_attention: bool = True
     """Gates by row and by column (Hou et al., CVPR 2021)."""
-    cam: Literal["plus", "linear"] = "plus"
-    """Activation maps: Grad-CAM++ in closed form, or CAM."""
+    cam: Literal["plus", "linear"] = "linear"
+    """Activation maps: Grad-CAM++ in closed form, as published, or CAM."""
     recipe: Recipe = Recipe(epochs=20, batch_size=16, learning_rate=1e-3)
 
 
@@ -41,10 +41,10 @@ class Voting(_Part):
 
     scales: tuple[float, ...] = Field(default=(0.75, 1.0, 1.25), min_length=1)
     """Of the patch; 1 has the casting vote, and if it is not there the first."""
-    flips: bool = False
+    flips: bool = True
     """Each scale mirrored left to right as well."""
-    joint: bool = True
-    """Maps of a scale are normalised over all classes together, or else class by class."""
+    joint: bool = False
+    """Maps of a scale are normalised over all classes together, as published, or else class by class."""
     white: int = Field(default=200, ge=0, le=255)
     """Grey level above which a pixel is background, where the schema has one."""
     white_um2: float = Field(default=50.0, ge=0)
@@ -63,11 +63,11 @@ class Segmenter(_Part):
     """Weight of the loss of a second, shallow head; 0 has none."""
     loss: Literal["ce", "oeem", "onss"] = "onss"
     """Cross entropy, weighted by the label's probability (OEEM), or by that and how sure the network is (ONSS)."""
-    warmup: int = Field(default=0, ge=0)
-    """First epochs in which all pixels weigh alike."""
+    warmup: int = Field(default=10, ge=0)
+    """First epochs in which all pixels weigh alike; published with none."""
     renormalise: bool = False
     """Weights of an image have the mean 1."""
-    class_floor: float = Field(default=0.0, ge=0, le=1)
+    class_floor: float = Field(default=0.3, ge=0, le=1)
     """Least mean weight of a class in an image."""
     zoom: tuple[float, float] = (0.75, 1.5)
     """Patches are resized by a factor from this range, and cut or mirrored to their size."""
@@ -101,7 +101,7 @@ class Config(_Part):
     """Of the patches that choose the epochs."""
     encoder: str = "tf_efficientnet_lite0"
     """timm architecture, of both networks."""
-    depth: int = Field(default=5, ge=3, le=5)
+    depth: int = Field(default=4, ge=3, le=5)
     """Levels of it that are used."""
     weights: str = "imagenet"
     """imagenet, none (random), or a file of the architecture's weights."""
