@@ -40,6 +40,8 @@ def split(data: PointData, by: str, seed: int) -> Splits:
 
 def arranged(folder: Path, data: PointData, splits: Splits, where: Path) -> Path:
     """The same images with lists of the splits, as MO has them; those of the test lie a second time in ``test``."""
+    if where.is_dir():
+        return where
     lists: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for name in ("images", "labels_instance", "test"):
         (where / name).mkdir(parents=True)
