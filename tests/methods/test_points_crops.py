@@ -33,9 +33,11 @@ def test_planes_stay_where_the_pixels_are(zoom: float, seed: int) -> None:
     left, top = place - rng.uniform(0.4, 0.6, 2) * side / zoom
     box = (left, top, left + side / zoom, top + side / zoom)
     pixels, share, label = cut([image, mask.astype(np.float32), mask.astype(np.uint8)], box, side)
-    for weight, off in ((220 - pixels[..., 0].astype(float), 0.1), (share.astype(float), 0.1), (label, 0.5)):
+    # of labels the nearest is taken: a small disc gains or loses a pixel or two
+    found = ((220 - pixels[..., 0].astype(float), 0.1, 0.03), (share.astype(float), 0.1, 0.03), (label, 0.5, 0.08))
+    for weight, off, larger in found:
         assert np.abs(centre(weight) - (place - (left, top)) * zoom).max() < off
-        assert weight.sum() / weight.max() == pytest.approx(mask.sum() * zoom**2, rel=0.03)
+        assert weight.sum() / weight.max() == pytest.approx(mask.sum() * zoom**2, rel=larger)
 
 
 def centre(weight: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
