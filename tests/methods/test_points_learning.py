@@ -76,7 +76,7 @@ def probability(network: nn.Module, image: NDArray[np.uint8]) -> NDArray[np.floa
         return np.asarray(torch.sigmoid(network(tensor([image])))[0, 0].numpy())
 
 
-def tested(network: nn.Module, tiles: Sequence[Planted]) -> Scores:
+def measured(network: nn.Module, tiles: Sequence[Planted]) -> Scores:
     rule = {"threshold": 0.35, "least_px": LEAST * RADIUS**2, "largest_px": LARGEST * RADIUS**2}
     return detection_scores(
         [tile.points for tile in tiles], [detect(probability(network, tile.image), **rule).points for tile in tiles]
@@ -93,7 +93,7 @@ def rounds(
     """Scores of extended Gaussians, and after each of two rounds of background propagation from scratch."""
     shape = SIDE, SIDE
     network = detector(images, [gaussian_target(one, shape, radius_px=RADIUS) for one in points], seed, start)
-    scores = [tested(network, tests)]
+    scores = [measured(network, tests)]
     for _ in range(2):
         maps = [propagated_background(probability(network, one), largest_px=LARGEST * RADIUS**2) for one in images]
         targets = [
@@ -101,7 +101,7 @@ def rounds(
             for one, background in zip(points, maps, strict=True)
         ]
         network = detector(images, targets, seed, start)
-        scores.append(tested(network, tests))
+        scores.append(measured(network, tests))
     return scores
 
 
@@ -115,7 +115,7 @@ def one_point_in_ten() -> dict[str, Scores]:
         points = [annotated(tile.points, 0.1, np.random.default_rng((seed, k, 7))) for k, tile in enumerate(train)]
         for name, known in (("naive", points), ("all", [tile.points for tile in train])):
             targets = [naive_target(one, (SIDE, SIDE), radius_px=RADIUS) for one in known]
-            found[name].append(tested(detector(images, targets, seed), tests))
+            found[name].append(measured(detector(images, targets, seed), tests))
         extended, _, last = rounds(images, points, tests, seed)
         found["extended"].append(extended)
         found["propagated"].append(last)

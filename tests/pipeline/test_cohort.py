@@ -188,7 +188,7 @@ OF_NO_SLIDE = frozenset(
     | {"no_card", "bad_card", "bad_plugin", "no_plugin", "no_gpu", "no_weights", "bad_weights", "weights_mismatch"}
     | {"wrong_encoder", "bad_reference", "blank", "colourless", "one_stain", "not_he"}
     | {"no_features", "mixed_features", "split_leak", "stained_features"}
-    | {"other_training", "diverged", "wrong_method", "bad_counts", "no_levels"}
+    | {"other_training", "diverged", "wrong_method", "bad_counts", "bad_points", "no_levels"}
     | {"two_formats", "no_slide", "mixed_patches", "unlisted_slide"}
     | {"no_truth", "ambiguous_truth", "wrong_shape", "not_comparable"}
     | {"no_cluster", "unfit_cluster", "busy", "interrupt", "terminated", "walltime", "lease_lost", "no_memory"}
