@@ -11,8 +11,8 @@ from tests.methods import planted_noise as noise
 from tests.methods import planted_tissue as planted
 
 SEEDS = range(70, 76)
-"""Others than those that the network, the noise and the losses' options were chosen on. At 0.25 the aim is a gain of 0.05:
-0.045 to 0.049 was seen, docs/measured.md."""
+"""Others than those that the network, the noise and the losses' options were chosen on. At 0.25 the
+aim is a gain of 0.05: 0.045 to 0.049 was seen, docs/measured.md."""
 
 
 @pytest.fixture(scope="module", autouse=True)
