@@ -23,6 +23,13 @@ def sleep_noted(folder: Path, seconds: float) -> None:
     time.sleep(seconds)
 
 
+def noted_until(folder: Path, gate: Path) -> None:
+    """Leaves a file named like the child that is at it, and ends when there is a gate."""
+    (folder / str(os.getpid())).touch()
+    while not gate.exists():
+        time.sleep(0.05)
+
+
 def fail_to_read() -> None:
     """Raises what a reader would."""
     raise PixelReadError("tile 3", code="reader_crash", remedy="copy it")

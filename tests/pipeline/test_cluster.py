@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.cluster_tasks import fail_to_read, kill_worker, note_pids, sleep_noted
+from tests.pipeline.cluster_tasks import fail_to_read, kill_worker, note_pids, noted_until, sleep_noted
 from wsikit.errors import ConfigError, PixelReadError, WorkerError
 from wsikit.pipeline.workers import Workers, bounded
 from wsikit.pipeline.workers import cluster as cluster_module
@@ -180,15 +180,16 @@ def _outlives(pid: int, seconds: float) -> bool:
 
 
 def test_what_is_cancelled_before_it_runs_never_does(cluster: Cluster, tmp_path: Path) -> None:
+    (notes := tmp_path / "notes").mkdir()
     with connected(cluster) as workers:
-        blocking = [
-            workers.submit(sleep_noted, tmp_path, 3.0) for _ in range(2)
-        ]  # longer than a busy machine takes to cancel
-        late = [workers.submit(note_pids, tmp_path, number) for number in range(6)]
+        blocking = [workers.submit(noted_until, notes, tmp_path / "gate") for _ in range(2)]
+        late = [workers.submit(note_pids, notes, number) for number in range(6)]
         assert all(future.cancel() for future in late)
+        time.sleep(3)  # the scheduler hears of it, on a busy machine too
+        (tmp_path / "gate").touch()
         wait(blocking)
         assert workers.submit(abs, -3).result(60) == 3
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(notes.iterdir())) == 2
 
 
 def test_tasks_for_a_gpu_go_to_the_worker_that_has_one(cluster: Cluster) -> None:
