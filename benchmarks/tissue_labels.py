@@ -37,7 +37,6 @@ from wsikit.training.batches import tensor  # noqa: E402
 from wsikit.training.kept import last_weights  # noqa: E402
 
 COUNTS: tuple[tuple[planted.Split, int], ...] = (("train", 240), ("validation", 40), ("test", 80))
-KINDS: tuple[Kind, ...] = ("plus", "linear")
 SHOWN = ("miou", "fwiou", "mdice")
 SCHEMA, CPU = planted.REAL, torch.device("cpu")
 Patches = Sequence[planted.PlantedPatch]
@@ -115,11 +114,8 @@ class Seed:
             rows[f"{name}, training"] = scored(seen, lambda one, v=voting: mask(one, one.present, v))  # type: ignore[misc]
             rows[f"{name}, label known"] = scored(self.test, lambda one, v=voting: mask(one, one.present, v))  # type: ignore[misc]
             rows[name] = scored(self.test, lambda one, v=voting: mask(one, found_classes(model, one), v))  # type: ignore[misc]
-        for kind in KINDS:
-            rows[f"voted, {kind}, training"] = scored(
-                seen,
-                lambda one, k=kind: mask(one, one.present, self.config.voting, k),  # type: ignore[misc]
-            )
+        other: Kind = "plus" if self.config.classifier.cam == "linear" else "linear"
+        rows[f"voted, {other}, training"] = scored(seen, lambda one: mask(one, one.present, self.config.voting, other))
         return rows
 
     def segmenter(self, name: str) -> dict[str, dict[str, float]]:
