@@ -1,4 +1,4 @@
-"""The U-Net's decoder: a logit for every pixel at any size, in its place, and everything in it is trained."""
+"""The U-Net's decoders: a logit for every pixel at any size, in its place, and everything in it is trained."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from wsikit.errors import ConfigError
 from wsikit.nn.pyramid import FeatureEncoder
-from wsikit.nn.unet import MaskDecoder
+from wsikit.nn.unet import MaskDecoder, SubpixelDecoder
 
 
 @pytest.fixture(autouse=True)
@@ -25,62 +25,83 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+MASK, SUBPIXEL = "mask", "subpixel"
+BOTH = pytest.mark.parametrize("kind", [MASK, SUBPIXEL])
+
+
 class Net(nn.Module):
-    def __init__(self, name: str = "test_efficientnet", *, depth: int = 5, classes: int = 1, seed: int = 0) -> None:
+    def __init__(
+        self, kind: str, name: str = "test_efficientnet", *, depth: int = 5, classes: int = 1, seed: int = 0
+    ) -> None:
         super().__init__()
         torch.manual_seed(seed)
         self.encoder = FeatureEncoder(name, depth=depth)
-        self.decoder = MaskDecoder(self.encoder, classes, width=64)
+        if kind == MASK:
+            self.decoder: MaskDecoder | SubpixelDecoder = MaskDecoder(self.encoder, classes, width=64)
+        else:
+            self.decoder = SubpixelDecoder(self.encoder, classes, [64, 48, 32, 16][1 - depth :])
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.decoder(x.shape[-2:], self.encoder(x))
         return logits
 
 
-NET = Net(classes=2).eval()
+NETS = {kind: Net(kind, classes=2).eval() for kind in (MASK, SUBPIXEL)}
 
 
+@BOTH
 @settings(max_examples=15, deadline=None)
 @given(height=st.integers(1, 75), width=st.integers(1, 75))
 @torch.inference_mode()
-def test_every_pixel_has_its_logits(height: int, width: int) -> None:
-    logits = NET(torch.rand(2, 3, height, width))
+def test_every_pixel_has_its_logits(kind: str, height: int, width: int) -> None:
+    logits = NETS[kind](torch.rand(2, 3, height, width))
     assert logits.shape == (2, 2, height, width)
     assert torch.isfinite(logits).all()
 
 
+@BOTH
 @pytest.mark.parametrize(("name", "depth"), [("test_efficientnet", 3), ("convnext_atto", 4), ("resnet10t", 5)])
 @torch.inference_mode()
-def test_other_pyramids_do(name: str, depth: int) -> None:
-    assert Net(name, depth=depth).eval()(torch.rand(1, 3, 45, 70)).shape == (1, 1, 45, 70)
+def test_other_pyramids_do(kind: str, name: str, depth: int) -> None:
+    assert Net(kind, name, depth=depth).eval()(torch.rand(1, 3, 45, 70)).shape == (1, 1, 45, 70)
 
 
+@BOTH
 @torch.inference_mode()
-def test_a_picture_moved_by_the_last_stride_gives_the_same_moved() -> None:
+def test_a_picture_moved_by_the_last_stride_gives_the_same_moved(kind: str) -> None:
     x = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
-    net = Net(depth=3).eval()
+    net = Net(kind, depth=3).eval()
     down, right = net(x[..., 8:, :])[..., 96:160, 96:160], net(x[..., 8:])[..., 96:160, 96:160]
     here = net(x)
     torch.testing.assert_close(down, here[..., 104:168, 96:160], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(right, here[..., 96:160, 104:168], atol=1e-5, rtol=1e-4)
 
 
+@BOTH
 @torch.inference_mode()
-def test_a_picture_does_not_see_its_neighbours_in_the_batch() -> None:
-    x = torch.rand(3, 3, 64, 64)
-    torch.testing.assert_close(NET(x)[1:2], NET(x[1:2]), atol=1e-5, rtol=1e-4)
+def test_a_picture_does_not_see_its_neighbours_in_the_batch(kind: str) -> None:
+    x, net = torch.rand(3, 3, 64, 64), NETS[kind]
+    torch.testing.assert_close(net(x)[1:2], net(x[1:2]), atol=1e-5, rtol=1e-4)
 
 
-def test_everything_is_trained() -> None:
-    net = Net().train()
+@BOTH
+def test_everything_is_trained(kind: str) -> None:
+    net = Net(kind).train()
     net(torch.rand(4, 3, 96, 96)).square().mean().backward()
     assert not [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
 
 
-def test_levels_of_another_size_are_refused() -> None:
+@BOTH
+def test_levels_of_another_size_are_refused(kind: str) -> None:
+    net = NETS[kind]
     with pytest.raises(ConfigError, match="70 x 40 px") as caught:
-        NET.decoder((40, 70), NET.encoder(torch.rand(1, 3, 70, 40)))
+        net.decoder((40, 70), net.encoder(torch.rand(1, 3, 70, 40)))
     assert caught.value.code == "wrong_shape"
+
+
+def test_a_width_for_every_block_but_the_last_is_asked_for() -> None:
+    with pytest.raises(ConfigError, match="3 levels has 2 widths, got 1"):
+        SubpixelDecoder(FeatureEncoder("test_efficientnet", depth=3), 1, [16])
 
 
 def planted(rng: np.random.Generator, count: int, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -94,9 +115,9 @@ def planted(rng: np.random.Generator, count: int, height: int, width: int) -> tu
     return torch.from_numpy(pictures.clip(0, 1)).float(), torch.from_numpy(masks).float()
 
 
-def learned(seed: int) -> float:
+def learned(kind: str, seed: int) -> float:
     """Dice of a network that saw 30 batches, on pictures of an odd size that it never saw."""
-    rng, net = np.random.default_rng(seed), Net(depth=3, seed=seed)
+    rng, net = np.random.default_rng(seed), Net(kind, depth=3, seed=seed)
     optimizer = torch.optim.AdamW(net.train().parameters(), lr=5e-3)
     for _ in range(30):
         x, truth = planted(rng, 4, 64, 96)
@@ -109,7 +130,8 @@ def learned(seed: int) -> float:
     return float(2 * (found * truth).sum() / (found.sum() + truth.sum()))
 
 
-def test_it_finds_what_it_was_shown_where_it_is() -> None:
-    dice = [learned(seed) for seed in range(2)]
+@BOTH
+def test_it_finds_what_it_was_shown_where_it_is(kind: str) -> None:
+    dice = [learned(kind, seed) for seed in range(2)]
     assert np.mean(dice) > 0.9, dice
     assert min(dice) > 0.85, dice

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from torch import Tensor, nn
+from torch.nn import functional
 
 from wsikit.errors import ConfigError
 from wsikit.nn.pyramid import FeatureEncoder, extended
@@ -49,24 +50,70 @@ class MaskDecoder(nn.Module):
         Raises:
             ConfigError: features that are not those of a picture of this size (code wrong_shape).
         """
-        height, width = size
-        self._check(height, width, features)
-        last = self.strides[-1]
-        full = height + -height % last, width + -width % last
-        levels = [
-            extended(level, full[0] // stride - level.shape[-2], full[1] // stride - level.shape[-1])
-            for level, stride in zip(features, self.strides, strict=True)
-        ]
+        levels, (height, width) = _whole(size, features, self.strides), size
+        finest, stride = levels[0], self.strides[0]
         # what has no features is there for its size alone
-        empty = [levels[0].new_empty(len(levels[0]), 0, full[0] // s, full[1] // s) for s in (1, 2)]
-        logits: Tensor = self.head(self.decoder([*empty[: self.strides[0].bit_length() - 1], *levels]))
+        empty = [
+            finest.new_empty(len(finest), 0, finest.shape[-2] * stride // s, finest.shape[-1] * stride // s)
+            for s in (1, 2)
+        ]
+        logits: Tensor = self.head(self.decoder([*empty[: stride.bit_length() - 1], *levels]))
         return logits[..., :height, :width]
 
-    def _check(self, height: int, width: int, features: Sequence[Tensor]) -> None:
-        wanted = [(-(-height // s), -(-width // s)) for s in self.strides]
-        given = [tuple(level.shape[-2:]) for level in features]
-        if wanted != given:
+
+class SubpixelDecoder(nn.Module):
+    """The blocks of ``MaskDecoder`` as far as the encoder's finest level, where one 3 x 3 convolution gives all pixels
+    that a pixel of the level stands for (Shi et al. 2016, arXiv:1609.05158).
+
+    Nothing is computed at the picture's own resolution, where most of the time of a U-Net goes and few of its channels
+    are: for the same time the other blocks can be wider.
+
+    Args:
+        encoder: whose features it takes; not kept.
+        classes: K.
+        widths: channels of the blocks, coarsest first, one fewer than the encoder has levels.
+
+    Raises:
+        ConfigError: another number of widths.
+    """
+
+    def __init__(self, encoder: FeatureEncoder, classes: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        if len(widths) != encoder.depth - 1:
             raise ConfigError(
-                f"a picture of {width} x {height} px has levels of (height, width) {wanted}, got {given}",
-                code="wrong_shape",
+                f"a decoder of {encoder.depth} levels has {encoder.depth - 1} widths, got {len(widths)}: {widths}"
             )
+        self.strides = encoder.strides
+        # smp's last block would go on to the picture's pixels
+        decoder = UnetDecoder((0, *encoder.channels), [*widths, NARROWEST], n_blocks=encoder.depth)
+        initialize_decoder(decoder)
+        self.blocks = decoder.blocks[:-1]
+        self.head = nn.Conv2d(widths[-1], classes * self.strides[0] ** 2, 3, padding=1)
+        initialize_head(self.head)
+
+    def forward(self, size: Sequence[int], features: Sequence[Tensor]) -> Tensor:
+        """As ``MaskDecoder.forward``."""
+        *finer, found = _whole(size, features, self.strides)
+        for block, level in zip(self.blocks, reversed(finer), strict=True):
+            found = block(found, level.shape[-2], level.shape[-1], level)
+        return functional.pixel_shuffle(self.head(found), self.strides[0])[..., : size[0], : size[1]]
+
+
+def _whole(size: Sequence[int], features: Sequence[Tensor], strides: Sequence[int]) -> list[Tensor]:
+    """Levels continued to whole multiples of the coarsest stride, see ``FeatureEncoder``.
+
+    Raises ConfigError: features that are not those of a picture of this size (code wrong_shape).
+    """
+    height, width = size
+    wanted = [(-(-height // s), -(-width // s)) for s in strides]
+    given = [tuple(level.shape[-2:]) for level in features]
+    if wanted != given:
+        raise ConfigError(
+            f"a picture of {width} x {height} px has levels of (height, width) {wanted}, got {given}",
+            code="wrong_shape",
+        )
+    full = height + -height % strides[-1], width + -width % strides[-1]
+    return [
+        extended(level, full[0] // stride - level.shape[-2], full[1] // stride - level.shape[-1])
+        for level, stride in zip(features, strides, strict=True)
+    ]
