@@ -4,11 +4,9 @@ it was.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,12 +26,12 @@ from wsikit.methods.points.losses import CENTRE_WEIGHT, foreground_loss, inner_l
 from wsikit.methods.points.model import CENTRE, FOREGROUND, NucleiNet, build_model
 from wsikit.methods.points.targets import heat_loss
 from wsikit.metrics import Ratio
-from wsikit.nn.device import choose_device
 from wsikit.slides.array import array_slide
 from wsikit.training.batches import recoloured, tensor, turned
-from wsikit.training.fit import Fitted, Watch, fit
+from wsikit.training.fit import Fitted, Watch
 from wsikit.training.recipe import Recipe
 from wsikit.training.splits import Splits, split_images
+from wsikit.training.stages import Stages
 
 MARGIN = 32
 """px around a validation image that the network sees, mirrored, as on slides."""
@@ -49,7 +47,7 @@ Pieces = tuple[torch.Tensor, torch.Tensor]
 """(N, 3, S, S) pixels in [0, 1], and (N, K, S, S) what the lesson says of them."""
 
 
-class Training:
+class Training(Stages[Config, PointImage]):
     """What the stages share.
 
     Args:
@@ -59,39 +57,13 @@ class Training:
         watch: is told of every step.
     """
 
+    method = "points"
+    silent = frozenset({"data", "points", "device"})
+
     def __init__(self, config: Config, out: Path, model: NucleiNet, watch: Watch | None) -> None:
         _check(config)
-        self.config, self.out, self.watch = config, out, watch
-        self.device = choose_device(config.device)
+        super().__init__(config, out, *split_data(config), watch, encoder=dict(model.encoder_facts))
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.data, self.splits = split_data(config)
-
-    def images(self, split: str) -> Images:
-        """Of a split."""
-        return [self.data[i] for i in self.splits.of(split)]
-
-    @cached_property
-    def identity(self) -> dict[str, Any]:
-        """What a training that goes on must share with the one that began."""
-        told = self.config.model_dump(mode="json", exclude={"data", "points", "device"})
-        return {"config": told, "data": self.data.digest, "encoder": dict(self.model.encoder_facts)}
-
-    @property
-    def name(self) -> str:
-        """sha256 of the identity, hexadecimal."""
-        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
-
-    def fit(self, stage: str, **options: Any) -> Fitted:
-        """``wsikit.training.fit`` of the model in the stage's folder."""
-        return fit(
-            self.model,
-            out=self.out / stage,
-            seed=self.config.seed,
-            device=self.device,
-            identity=self.identity | {"stage": stage},
-            watch=self.watch,
-            **options,
-        )
 
     def pieces(self, images: Images, lessons: Sequence[Lesson], epoch: int, size: int) -> Iterator[Pieces]:
         """The batches of an epoch of training.
@@ -174,6 +146,7 @@ class Training:
         learned, held_out = lessons(train, points), lessons(validation, points)
         masks = self.config.segmenter.labels == "masks"
         return self.fit(
+            self.model,
             stage,
             step=step,
             train=lambda epoch: self.pieces(train, learned, epoch, recipe.batch_size),
@@ -301,7 +274,7 @@ def train(config: Config, out: Path, watch: Watch | None = None) -> Path:
         OutputError: the disk refuses.
     """
     from wsikit.methods.points.detect import detect
-    from wsikit.methods.points.packing import pack, packed
+    from wsikit.methods.points.packing import pack
 
     torch.manual_seed(config.seed)
     training = Training(config, out, build_model(config), watch)
@@ -312,4 +285,4 @@ def train(config: Config, out: Path, watch: Watch | None = None) -> Path:
         found = detect(training)
         fitted, points, facts = found.fitted, found.points, found.facts
     fitted |= training.segment(points)
-    return packed(training) or pack(training, fitted, facts)
+    return training.packed() or pack(training, fitted, facts)
