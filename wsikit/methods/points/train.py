@@ -43,8 +43,8 @@ KINDS: Mapping[str, tuple[Kind, ...]] = {
 """Of labels from points, by ``segmenter.labels``."""
 V = TypeVar("V", bound=np.generic)
 Images = list[PointImage]
-Pieces = tuple[torch.Tensor, torch.Tensor]
-"""(N, 3, S, S) pixels in [0, 1], and (N, K, S, S) what the lesson says of them."""
+Pieces = tuple[torch.Tensor, torch.Tensor, tuple[float, ...]]
+"""(N, 3, S, S) pixels in [0, 1], (N, K, S, S) what the lesson says of them, and the nuclear radius in px of each."""
 
 
 class Training(Stages[Config, PointImage]):
@@ -75,10 +75,10 @@ class Training(Stages[Config, PointImage]):
         order = rng.permutation(np.repeat(np.arange(len(images)), [self._count(image) for image in images]))
         # as even as can be: a batch of one has little to be normalised by
         for part in np.array_split(order, -(-len(order) // size)):
-            pixels, planes = self._cut(images, lessons, part.tolist(), rng, self.config.seen_mpp)
+            pixels, planes, radii = self._cut(images, lessons, part.tolist(), rng, self.config.seen_mpp)
             seen, turned_planes = turned(pixels, planes, rng)
             assert turned_planes is not None
-            yield self._batch(recoloured(seen, self.config.stain, rng), turned_planes)
+            yield self._batch(recoloured(seen, self.config.stain, rng), turned_planes, radii)
 
     def plain_pieces(self, images: Images, lessons: Sequence[Lesson]) -> Iterator[Pieces]:
         """Pieces that are the same at each call, at ``at_mpp`` and as they are, one by one."""
@@ -97,19 +97,20 @@ class Training(Stages[Config, PointImage]):
         indices: Sequence[int],
         rng: np.random.Generator,
         mpp: tuple[float, float],
-    ) -> tuple[list[NDArray[np.uint8]], list[Planes]]:
-        """Pixels and planes of a random piece of each image, at a resolution between two."""
+    ) -> tuple[list[NDArray[np.uint8]], list[Planes], tuple[float, ...]]:
+        """Pixels, planes and nuclear radius (px) of a random piece of each image, at a resolution between two."""
         scale = self.config.crop / self.config.mpp
         sides = [scale * float(np.exp(rng.uniform(*np.log(mpp)))) for _ in indices]
         boxes = [draw_box(images[i].source.size, side, rng) for i, side in zip(indices, sides, strict=True)]
         pairs = list(zip(indices, boxes, strict=True))
         pixels = [cut([images[i].read()], box, self.config.crop)[0] for i, box in pairs]
-        return pixels, [lessons[i](box) for i, box in pairs]
+        radii = tuple(self.config.radius_um * scale / side for side in sides)
+        return pixels, [lessons[i](box) for i, box in pairs], radii
 
-    def _batch(self, pixels: Sequence[NDArray[np.uint8]], planes: Sequence[Planes]) -> Pieces:
+    def _batch(self, pixels: Sequence[NDArray[np.uint8]], planes: Sequence[Planes], radii: tuple[float, ...]) -> Pieces:
         # (N, S, S, K) -> (N, K, S, S)
         learned = torch.from_numpy(np.stack(planes)).permute(0, 3, 1, 2)
-        return tensor(pixels, self.device), learned.to(self.device)
+        return tensor(pixels, self.device), learned.to(self.device), radii
 
     def mean_loss(
         self, images: Images, lessons: Sequence[Lesson], step: Callable[[Pieces], Mapping[str, torch.Tensor]]
@@ -186,8 +187,13 @@ class Training(Stages[Config, PointImage]):
     def _crf_step(self, batch: Pieces) -> Mapping[str, torch.Tensor]:
         logits = self.model(batch[0])
         found = self._label_step(batch, logits)
-        reach = SXY * self.config.radius_um / self.config.at_mpp
-        pairs = crf_loss(torch.sigmoid(logits[:, FOREGROUND].float()), batch[0], sxy=reach)
+        at, inside = self.config.radius_um / self.config.at_mpp, torch.sigmoid(logits[:, FOREGROUND].float())
+        # a piece with twice the px per um has four times as many pairs: all weigh as they do at at_mpp
+        losses = [
+            (at / radius) ** 2 * crf_loss(inside[i : i + 1], batch[0][i : i + 1], sxy=SXY * radius)
+            for i, radius in enumerate(batch[2])
+        ]
+        pairs = torch.stack(losses).mean()
         return found | {"loss": found["loss"] + self.config.segmenter.crf * pairs, "crf": pairs}
 
     def scored(self, images: Images) -> dict[str, float]:
