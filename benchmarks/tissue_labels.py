@@ -138,7 +138,7 @@ class Seed:
 
     def _write_truth(self, training: Training) -> None:
         truth = {planted.patch_name(i, one, SCHEMA): one.truth for i, one in enumerate(self.patches)}
-        for patch in [*training.patches("train"), *training.patches("validation")]:
+        for patch in [*training.images("train"), *training.images("validation")]:
             path = training.mask_path(patch)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_mask(path, truth[Path(patch.name).stem], SCHEMA)

@@ -83,7 +83,7 @@ def test_the_card_has_the_metrics_of_the_chosen_epoch_and_of_the_last(small: Tra
 
 def test_pseudo_masks_hold_no_class_that_the_label_lacks(small: Trained) -> None:
     training = Training(small.config, small.out, None)
-    for patch in [*training.patches("train"), *training.patches("validation")]:
+    for patch in [*training.images("train"), *training.images("validation")]:
         assert set(np.unique(training.mask(patch))) <= set(np.flatnonzero(patch.present))
 
 
@@ -130,7 +130,7 @@ def test_test_patches_are_not_looked_at_before_the_end(small: Trained) -> None:
     names = {patch.name for patch in dataset(small.config, "test")}
     training = Training(small.config, small.out, None)
     assert names
-    assert not any(training.mask_path(patch).exists() for patch in training.patches("test"))
+    assert not any(training.mask_path(patch).exists() for patch in training.images("test"))
 
 
 def test_a_resolution_that_it_was_not_trained_at_is_refused(small: Trained) -> None:

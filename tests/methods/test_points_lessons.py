@@ -183,6 +183,44 @@ def test_a_training_from_points_that_was_ended_goes_on_to_the_same_weights(
     assert train(config, tmp_path / "ended").read_bytes() == whole
 
 
+def untrained(folder: Path, **segmenter: object) -> Training:
+    """Pieces at 0.25 to 1 um per px, of images with 0.5; whether a pixel is foreground, its red alone says."""
+    config = partly(write(folder / "data", 8), (1, 1, 1), **segmenter).model_copy(update={"seen_mpp": (0.25, 1.0)})
+    training = Training(config, folder / "out", build_model(config), None)
+    training.model.forward = lambda pixels: 8 * pixels[:, [0, 0]] - 4
+    return training
+
+
+def test_pieces_come_with_their_own_nuclear_radius(tmp_path: Path) -> None:
+    training, told = untrained(tmp_path), []
+
+    def lesson(box: tuple[float, float, float, float]) -> np.ndarray:
+        told.append(planted.RADIUS * SIDE / (box[2] - box[0]))
+        return np.zeros((SIDE, SIDE, 1), np.float32)
+
+    images = training.images("train")
+    found = [radius for batch in training.pieces(images, [lesson] * len(images), 1, 3) for radius in batch[2]]
+    assert found == pytest.approx(told)
+    assert max(found) > 1.5 * min(found)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_crf_loss_of_a_piece_is_that_of_the_piece_at_twice_the_resolution(tmp_path: Path, seed: int) -> None:
+    """Of a batch with both: each has the kernel that its own nuclei ask for."""
+    training = untrained(tmp_path, labels="voronoi", crf=1.0)
+    blocks = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(seed))
+    wide, near = (blocks.repeat_interleave(k, 2).repeat_interleave(k, 3) for k in (16, 8))
+
+    def loss(pixels: torch.Tensor, *radii: float) -> float:
+        planes = torch.zeros(len(pixels), 3, *pixels.shape[2:])
+        return float(training._crf_step((pixels, planes, radii))["crf"])  # a step of the training
+
+    both = torch.cat([wide, torch.nn.functional.pad(near, (0, 96, 0, 96))])
+    alone = loss(near, 9.0)
+    assert loss(wide, 18.0) == pytest.approx(alone, rel=0.03)
+    assert loss(both, 18.0, 9.0) == pytest.approx((loss(both[:1], 18.0) + loss(both[1:], 9.0)) / 2)
+
+
 def end(stage: str, progress: Progress) -> None:
     """A watch that ends a training in the second epoch of a stage."""
     if (progress.stage, progress.epoch) == (stage, 2):

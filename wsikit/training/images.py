@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, overload
 
 from wsikit.errors import SlideOpenError
 from wsikit.slides import Pixels, Reader, open_reader
@@ -127,6 +128,36 @@ def kept_where_small(images: Sequence[Image]) -> tuple[Image, ...]:
     """The images, whose pixels stay in memory where all of them take less than ``KEPT_BYTES``."""
     total = sum(3 * width * height for width, height in (image.source.size for image in images))
     return tuple(replace(image, keep=total < KEPT_BYTES) for image in images)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet(Sequence[Image]):
+    """The images of a data set; a method adds what it says of them."""
+
+    images: tuple[Image, ...]
+    kind: str
+    """How their labels were given."""
+    warnings: tuple[str, ...] = ()
+    """Sentences on what is odd about them."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @overload
+    def __getitem__(self, index: int) -> Image: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Image, ...]: ...
+    def __getitem__(self, index: int | slice) -> Image | tuple[Image, ...]:
+        return self.images[index]
+
+    @abstractmethod
+    def said(self) -> Sequence[Sequence[object]]:
+        """What is learned from beside the pixels, of each image, as JSON values."""
+
+    @cached_property
+    def digest(self) -> str:
+        """``digest`` of it all. Raises PixelReadError, and what ``said`` raises."""
+        return digest(self.images, self.said())
 
 
 def digest(images: Sequence[TrainingImage], said: Sequence[Sequence[object]]) -> str:

@@ -10,9 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Literal, overload
 
 import numpy as np
 
@@ -21,7 +19,7 @@ from wsikit.methods.cam_onss.classes import ClassSchema
 from wsikit.methods.cam_onss.files import CODE, PatchFile, label_in_name, patch_files
 from wsikit.methods.cam_onss.masks import Mask, check_size, read_mask
 from wsikit.methods.cam_onss.tables import Row, read_rows
-from wsikit.training.images import ImageFile, TrainingImage, digest, kept_where_small, other_mpp
+from wsikit.training.images import ImageFile, ImageSet, TrainingImage, kept_where_small, other_mpp
 from wsikit.training.names import barcode
 from wsikit.training.tables import SHOWN, refuse, rows_of_files
 
@@ -44,36 +42,16 @@ class LabelledPatch(TrainingImage):
 
 
 @dataclass(frozen=True, eq=False)
-class PatchData(Sequence[LabelledPatch]):
-    """Labelled patches. Made by ``read_patches``."""
+class PatchData(ImageSet[LabelledPatch]):
+    """Labelled patches, at least one. Made by ``read_patches``."""
 
-    patches: tuple[LabelledPatch, ...]
-    schema: ClassSchema
-    kind: Literal["names", "table"]
-    """Where the labels come from."""
-    warnings: tuple[str, ...] = ()
-    """Sentences on what is odd about them."""
-
-    def __len__(self) -> int:
-        return len(self.patches)
-
-    @overload
-    def __getitem__(self, index: int) -> LabelledPatch: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[LabelledPatch, ...]: ...
-    def __getitem__(self, index: int | slice) -> LabelledPatch | tuple[LabelledPatch, ...]:
-        return self.patches[index]
-
-    @cached_property
-    def digest(self) -> str:
-        """sha256 (hexadecimal) of schema, names, labels, groups and splits, sizes, pixels and the files of masks; see
-        ``wsikit.training.images.digest``. Raises PixelReadError."""
-        classes = self.schema.model_dump_json()
-        said = [
+    def said(self) -> list[tuple[object, ...]]:
+        """Schema, names, labels, groups and splits, and the files of masks."""
+        classes = self[0].schema.model_dump_json()
+        return [
             (one.name, one.present, one.patient, one.slide, one.split, one.truth and _sha256(one.truth), classes)
             for one in self
         ]
-        return digest(self.patches, said)
 
 
 def _sha256(path: Path) -> str:
@@ -115,7 +93,7 @@ def read_patches(
     if without:
         listed = ", ".join(without[:SHOWN]) + (", ..." if len(without) > SHOWN else "")
         warnings.append(f"{len(without)} patches were left out, since their masks hold no class: {listed}")
-    return PatchData(kept_where_small(patches), schema, "table" if table else "names", (*warnings, *_odd(patches)))
+    return PatchData(kept_where_small(patches), "table" if table else "names", (*warnings, *_odd(patches)))
 
 
 def _found(path: str | Path | None, labels: str | Path | None) -> tuple[Path, Path | None]:

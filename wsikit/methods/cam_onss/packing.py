@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from wsikit.errors import ConfigError
 from wsikit.methods.cam_onss.evaluate import evaluate
 from wsikit.methods.cam_onss.predict import VERSION, load_predictor
 from wsikit.nn.card import CardLabel
-from wsikit.training.checkpoint import MethodCard, load_checkpoint, save_checkpoint
+from wsikit.training.checkpoint import MethodCard, save_checkpoint
 from wsikit.training.fit import Fitted
 from wsikit.training.kept import last_weights
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from wsikit.methods.cam_onss.model import TissueSegmenter
     from wsikit.methods.cam_onss.train import Training
 
-FILE = "cam_onss.safetensors"
 INTENDED = "Areas of tissue classes in sections stained and scanned like the training patches."
 LIMITS = "No medical device. Stains, scanners and tissues that the patches lack were not looked at."
 STEP = 32
@@ -30,28 +29,16 @@ def pack(training: Training, model: TissueSegmenter, fitted: Mapping[str, Fitted
 
     The checkpoint holds the chosen one.
     """
-    path = training.out / FILE
     card = _card(training, model, fitted)
-    save_checkpoint(path, last_weights(training.out / "segmenter"), card)
-    last = _measured(training, path)
-    save_checkpoint(path, model.state_dict(), card)
-    metrics: dict[str, Any] = {**_measured(training, path), "last": last, **card.metrics}
-    return save_checkpoint(path, model.state_dict(), card.model_copy(update={"metrics": metrics}))
+    save_checkpoint(training.path, last_weights(training.out / "segmenter"), card)
+    last = _measured(training)
+    return training.pack(model.state_dict(), card, lambda: {**_measured(training), "last": last})
 
 
-def _measured(training: Training, path: Path) -> dict[str, float]:
-    predictor = load_predictor(path, device=training.config.device)
+def _measured(training: Training) -> dict[str, float]:
+    predictor = load_predictor(training.path, device=training.config.device)
     # a class that no test patch holds has no IoU, and JSON has no NaN
-    return {name: value for name, value in evaluate(predictor, training.patches("test")).items() if value == value}
-
-
-def packed(training: Training) -> Path | None:
-    """The checkpoint that an earlier call of this very training wrote; None where it did not come so far."""
-    path = training.out / FILE
-    if not path.is_file() or not path.with_suffix(".json").is_file():
-        return None
-    _, card = load_checkpoint(path)
-    return path if card.facts.get("training") == training.name else None
+    return {name: value for name, value in evaluate(predictor, training.images("test")).items() if value == value}
 
 
 def window(training: Training) -> int:
@@ -59,7 +46,7 @@ def window(training: Training) -> int:
 
     Raises ConfigError where a patch is smaller than 32 px.
     """
-    least = min(side for patch in training.patches("train") for side in patch.source.size)
+    least = min(side for patch in training.images("train") for side in patch.source.size)
     if least < STEP:
         raise ConfigError(f"a training patch has a side of {least} px", remedy=f"leave out patches below {STEP} px")
     return least // STEP * STEP
@@ -68,27 +55,18 @@ def window(training: Training) -> int:
 def _card(training: Training, model: TissueSegmenter, fitted: Mapping[str, Fitted]) -> MethodCard:
     config, side = training.config, window(training)
     labels = config.tissue.labels(config.palette)
-    train = training.patches("train")
-    facts: dict[str, Any] = {
-        "training": training.name,
-        "data_sha256": training.data.digest,
-        "single_label": sum(sum(patch.present) == 1 for patch in train) / len(train),
-    }
-    return MethodCard(
-        method="cam_onss",
+    train = training.images("train")
+    return training.card(
+        fitted,
+        {"single_label": sum(sum(patch.present) == 1 for patch in train) / len(train)},
         name=f"cam_onss ({config.tissue.name})",
         version=VERSION,
         labels=tuple(CardLabel(name=label.name, color=label.color) for label in labels),
         mpp=config.mpp,
         core=side // 2,
         halo=side // 4,
-        config=config.model_dump(mode="json"),
         encoder=model.encoder_facts,
-        facts=facts,
-        split={**training.splits.record, "warnings": [*training.data.warnings, *training.splits.warnings]},
         training_data=f"{len(training.data)} patches with labels ({training.data.kind})",
-        licence=config.licence,
-        metrics={"stages": {name: dict(one.metrics) for name, one in fitted.items()}},
         intended_use=INTENDED,
         limits=LIMITS,
     )

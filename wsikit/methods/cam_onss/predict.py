@@ -7,55 +7,35 @@ on its size; the next one begins half of it further on.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsikit.errors import ConfigError, PredictionError
-from wsikit.geometry import Region, TileSpec
 from wsikit.methods.cam_onss.config import Config
 from wsikit.methods.cam_onss.pseudo import white_pixels
-from wsikit.nn.device import choose_device, pass_size
-from wsikit.nn.images import Preprocess
 from wsikit.predictions import AreaSpec, Batch, Label, ScoreMap
-from wsikit.predictors.border import mirrored
-from wsikit.training.checkpoint import MethodCard, load_checkpoint
+from wsikit.training.checkpoint import load_checkpoint
+from wsikit.training.on_slides import OnSlides
 
 if TYPE_CHECKING:
-    from wsikit.nn.feed import Feed
-    from wsikit.slides import Slide
-    from wsikit.tissue import TissueMask
+    from torch import nn
+
+    from wsikit.nn.feed import Forward
 
 VERSION = 1
 """Of the network: a checkpoint of another is refused."""
 TOLERANCE = 0.10
 """Largest relative difference between the card's um per px and those that a slide is run at."""
-PASS_PIXELS = 256**2
-"""Of a patch that ``pass_size`` is meant for."""
 
 
 @dataclass(frozen=True, slots=True)
-class TissueMapper:
-    """Classes of tissue, pixel by pixel. Pickles as the card, the file's path and its sha256."""
-
-    card: MethodCard
-    config: Config
-    weights: Path
-    tile: TileSpec
-    device: str
-    size: tuple[int, int] | None = None
-    """(width, height) of the slide on its lattice; set by ``prepare``."""
+class TissueMapper(OnSlides[Config]):
+    """Classes of tissue, pixel by pixel."""
 
     produces: ClassVar[type[ScoreMap]] = ScoreMap
-
-    @property
-    def name(self) -> str:
-        """As reports show it."""
-        return self.card.name
 
     @property
     def labels(self) -> tuple[Label, ...]:
@@ -73,58 +53,34 @@ class TissueMapper:
         told = {"palette": self.config.palette, "least_um2": self.config.least_um2}
         return {"method": "cam_onss", "version": VERSION, "sha256": self.card.sha256, **told}
 
-    @property
-    def bound(self) -> Mapping[str, Any]:
-        """Empty: the slide's size decides nothing that its pixels do not."""
-        return {}
-
-    def prepare(self, slide: Slide, tissue: TissueMask) -> Self:
-        """Bind the slide's size, so that windows can be mirrored at its border."""
-        return replace(self, size=slide.size_at(slide.resolve(self.tile.mpp)))
-
     def predict(self, batch: Batch) -> Sequence[ScoreMap]:
         """Probabilities of each patch."""
         if not len(batch):
             return []
-        if self.size is None:
-            raise PredictionError(f"{self.name} has no slide yet: call prepare(slide, tissue) and use its result")
-        plane = Region(0, 0, *self.size, batch.regions[0].mpp)
-        images = [mirrored(*pair, plane) for pair in zip(batch.images, batch.regions, strict=True)]
-        scores = self.probabilities(np.stack(images))
+        scores = self.probabilities(self.seen(batch))
         return [ScoreMap(*pair) for pair in zip(batch.regions, scores, strict=True)]
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, H, W, labels) of (N, H, W, 3) RGB."""
-        patches = max(1, pass_size(self.device) * PASS_PIXELS // (images.shape[1] * images.shape[2]))
-        found = _feed(self.weights, self.card.sha256 or "", self.device, patches)(images)
-        scores = np.moveaxis(found, 1, 3)
+        scores = np.moveaxis(self.ask(_network, images), 1, 3)
         if not self.config.tissue.background:
             return np.ascontiguousarray(scores)
         white = np.stack([white_pixels(image, self.config.voting, self.tile.mpp) for image in images])[..., None]
         return np.concatenate([scores * ~white, white.astype(np.float32)], axis=3)
 
 
-@cache
-def _feed(weights: Path, digest: str, device: str, batch: int) -> Feed:
-    """One for a process."""
+def _network(config: dict[str, Any]) -> tuple[nn.Module, Forward]:
+    """The network of a card's configuration, not yet its weights, and what it says of pixels."""
     import torch
 
     from wsikit.methods.cam_onss.model import TissueSegmenter
-    from wsikit.nn.feed import Feed
-    from wsikit.nn.weights import fill, sha256
 
-    if sha256(weights) != digest:
-        raise ConfigError(f"the weights {weights} changed while they were in use", code="bad_weights")
-    state, card = load_checkpoint(weights)
-    network = TissueSegmenter(Config.model_validate(card.config))
-    fill(network, state, weights.name)
-    network.eval().to(device).to(memory_format=torch.channels_last)
+    network = TissueSegmenter(Config.model_validate(config))
 
     def forward(pixels: torch.Tensor) -> torch.Tensor:
         return torch.softmax(network(pixels), dim=1)
 
-    # the encoder normalises itself
-    return Feed("cam_onss", forward, Preprocess((0, 0, 0), (1, 1, 1), None), device, batch)
+    return network, forward
 
 
 def load_predictor(
@@ -146,5 +102,4 @@ def load_predictor(
     card.check_method("cam_onss", VERSION)
     card.check_mpp(mpp, TOLERANCE)
     config = Config.model_validate(card.config)
-    tile = TileSpec(card.mpp if mpp is None else mpp, card.core, card.halo, min_tissue or 0.0)
-    return TissueMapper(card, config, path.absolute(), tile, choose_device(device).type)
+    return TissueMapper.made(card, config, path, mpp=mpp, min_tissue=min_tissue, device=device)

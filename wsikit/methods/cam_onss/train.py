@@ -6,11 +6,8 @@ was; pseudo masks are palette PNGs to be looked at.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +25,18 @@ from wsikit.methods.cam_onss.masks import Mask, read_mask, write_mask
 from wsikit.methods.cam_onss.model import TissueClassifier, TissueSegmenter, build_classifier, build_model
 from wsikit.methods.cam_onss.pseudo import learnable, pseudo_mask
 from wsikit.metrics import confusion_matrix, mean_iou
-from wsikit.nn.device import choose_device
 from wsikit.training.batches import of_one_shape, recoloured, tensor, turned
-from wsikit.training.fit import Fitted, Watch, fit
+from wsikit.training.fit import Fitted, Watch
 from wsikit.training.recipe import Recipe
 from wsikit.training.splits import Splits, split_images
+from wsikit.training.stages import Stages
 
 PSEUDO = "pseudo"
 """Folder of the pseudo masks."""
 Patches = list[LabelledPatch]
 
 
-class Training:
+class Training(Stages[Config, LabelledPatch]):
     """What the stages share.
 
     Args:
@@ -48,37 +45,11 @@ class Training:
         watch: is told of every step.
     """
 
+    method = "cam_onss"
+    silent = frozenset({"data", "labels", "device", "licence", "palette"})
+
     def __init__(self, config: Config, out: Path, watch: Watch | None) -> None:
-        self.config, self.out, self.watch = config, out, watch
-        self.device = choose_device(config.device)
-        self.data, self.splits = split_data(config)
-
-    def patches(self, split: str) -> Patches:
-        """Of a split."""
-        return [self.data[i] for i in self.splits.of(split)]
-
-    @cached_property
-    def identity(self) -> dict[str, Any]:
-        """What a training that goes on must share with the one that began."""
-        told = self.config.model_dump(mode="json", exclude={"data", "labels", "device", "licence", "palette"})
-        return {"config": told, "data": self.data.digest}
-
-    @property
-    def name(self) -> str:
-        """sha256 of the identity, hexadecimal."""
-        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
-
-    def _fit(self, model: TissueClassifier | TissueSegmenter, stage: str, **options: Any) -> Fitted:
-        told = self.identity | {"stage": stage, "encoder": dict(model.encoder_facts)}
-        return fit(
-            model.to(memory_format=torch.channels_last),
-            out=self.out / stage,
-            seed=self.config.seed,
-            device=self.device,
-            identity=told,
-            watch=self.watch,
-            **options,
-        )
+        super().__init__(config, out, *split_data(config), watch)
 
     def _pixels(self, patches: Patches, indices: Sequence[int]) -> list[NDArray[np.uint8]]:
         return [patches[i].read() for i in indices]
@@ -87,7 +58,7 @@ class Training:
 
     def classify(self, model: TissueClassifier) -> Fitted:
         """Learn which classes are in a patch."""
-        train, validation = self.patches("train"), self.patches("validation")
+        train, validation = self.images("train"), self.images("validation")
         size = self.config.classifier.recipe.batch_size
 
         def batches(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -107,7 +78,7 @@ class Training:
                 correct += float(((logits > 0) == (present > 0)).float().mean()) * len(indices)
             return {"loss": total / len(validation), "accuracy": correct / len(validation)}
 
-        return self._fit(
+        return self.fit(
             model,
             "classifier",
             step=lambda batch: {"loss": presence_loss(model(batch[0]), batch[1])},
@@ -126,7 +97,7 @@ class Training:
     def vote(self, model: TissueClassifier) -> None:
         """Write the pseudo masks of training and validation patches that are not there yet."""
         model.to(self.device).eval()
-        for patch in [*self.patches("train"), *self.patches("validation")]:
+        for patch in [*self.images("train"), *self.images("validation")]:
             path = self.mask_path(patch)
             if not path.is_file():
                 mask, agreement = pseudo_mask(model, patch.read(), patch.present, self.config)
@@ -147,7 +118,7 @@ class Training:
     def segment(self, model: TissueSegmenter) -> Fitted:
         """Learn the pseudo masks."""
         options = self.config.segmenter
-        train, validation = self.patches("train"), self.patches("validation")
+        train, validation = self.images("train"), self.images("validation")
 
         def batches(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, str]]:
             rng = np.random.default_rng([self.config.seed, epoch])
@@ -188,7 +159,7 @@ class Training:
             return {name: mean_iou(total) for name, total in totals.items()}
 
         truth = any(patch.truth is not None for patch in validation)
-        return self._fit(
+        return self.fit(
             model,
             "segmenter",
             step=step,
@@ -252,15 +223,15 @@ def train(config: Config, out: Path, watch: Watch | None = None) -> Path:
             a folder that holds another training (code other_training).
         OutputError: the disk refuses.
     """
-    from wsikit.methods.cam_onss.packing import pack, packed
+    from wsikit.methods.cam_onss.packing import pack
 
     torch.manual_seed(config.seed)
     training = Training(config, out, watch)
-    if not training.patches("validation"):
+    if not training.images("validation"):
         raise ConfigError("no patch is for validation", remedy="give a validation_share, or a split column that has it")
     classifier = build_classifier(config)
     fitted = {"classifier": training.classify(classifier)}
-    if done := packed(training):
+    if done := training.packed():
         return done
     training.vote(classifier)
     torch.manual_seed(config.seed)

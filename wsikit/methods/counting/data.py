@@ -16,51 +16,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Literal, overload
 
 from wsikit.errors import ConfigError
 from wsikit.methods.counting.folders import image_files, rows_of_labels, rows_of_table
 from wsikit.methods.counting.images import CountedImage
 from wsikit.methods.counting.lysto import SUFFIXES, TRAINING, read_stack
 from wsikit.methods.counting.tables import Row
-from wsikit.training.images import ImageFile, PixelSource, digest, kept_where_small, other_mpp
+from wsikit.training.images import ImageFile, ImageSet, PixelSource, kept_where_small, other_mpp
 from wsikit.training.labels import labels_of
 
 __all__ = ["CountedImage", "CountingData", "read_counts"]
 
 TABLES = ("counts.csv", "training_labels.csv")
 
-Kind = Literal["lysto", "table", "labels"]
-
 
 @dataclass(frozen=True, eq=False)
-class CountingData(Sequence[CountedImage]):
+class CountingData(ImageSet[CountedImage]):
     """Images with counts. Made by ``read_counts``."""
 
-    images: tuple[CountedImage, ...]
-    kind: Kind
-    """The layout that they were read from."""
-    warnings: tuple[str, ...] = ()
-    """Sentences on what is odd about them."""
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @overload
-    def __getitem__(self, index: int) -> CountedImage: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[CountedImage, ...]: ...
-    def __getitem__(self, index: int | slice) -> CountedImage | tuple[CountedImage, ...]:
-        return self.images[index]
-
-    @cached_property
-    def digest(self) -> str:
-        """sha256 (hexadecimal) of what is learned from: names, counts, groups and splits, sizes and pixels; see
-        ``wsikit.training.images.digest``. Raises PixelReadError."""
-        said = [(one.name, one.count, one.patient, one.slide, one.organ, one.split) for one in self]
-        return digest(self.images, said)
+    def said(self) -> list[tuple[object, ...]]:
+        """Names, counts, groups and splits."""
+        return [(one.name, one.count, one.patient, one.slide, one.organ, one.split) for one in self]
 
 
 def read_counts(path: str | Path | None, *, counts: str | Path | None = None, mpp: float | None = None) -> CountingData:
@@ -131,7 +108,7 @@ def _counted(row: Row, source: PixelSource, truth: Path | None = None) -> Counte
     )
 
 
-def _gathered(kind: Kind, images: Sequence[CountedImage], warnings: Sequence[str]) -> CountingData:
+def _gathered(kind: str, images: Sequence[CountedImage], warnings: Sequence[str]) -> CountingData:
     if not images:
         raise ConfigError("there are no images", code="bad_counts", remedy="give data with at least one image")
     if len({image.count for image in images}) == 1:

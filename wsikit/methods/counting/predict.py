@@ -1,36 +1,30 @@
-"""The trained network on slides: outlines or points of cells, and a map of how many there are.
-
-Windows see the slide mirrored where they reach past its border, so that a cell on the border looks like one inside.
-"""
+"""The trained network on slides: outlines or points of cells, and a map of how many there are."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from wsikit.errors import ConfigError, PredictionError
-from wsikit.geometry import Region, TileSpec
+from wsikit.geometry import Region
 from wsikit.methods.counting.config import Config
 from wsikit.methods.counting.instances import STRIDE
-from wsikit.nn.device import choose_device, pass_size
-from wsikit.nn.images import Preprocess
 from wsikit.outlines import moments, outlines
 from wsikit.predictions import Batch, Label, Objects, Points
 from wsikit.predictors.basins import basins
-from wsikit.predictors.border import mirrored
 from wsikit.training.checkpoint import MethodCard, load_checkpoint
+from wsikit.training.on_slides import OnSlides
 
 if TYPE_CHECKING:
-    from wsikit.nn.feed import Feed
-    from wsikit.slides import Slide
-    from wsikit.tissue import TissueMask
+    from torch import nn
+
+    from wsikit.nn.feed import Forward
 
 VERSION = 1
 """Of the network: a checkpoint of another is refused."""
@@ -40,30 +34,15 @@ MARKER_SHARE = 0.25
 """Two cells that touch are told apart where the distance to the edge falls between them by this share of a radius."""
 SMOOTHING = 0.25
 """Sigma of the Gaussian over distances, in radii of a cell."""
-PASS_PIXELS = 256**2
-"""Of a patch that ``pass_size`` is meant for."""
 TOLERANCE = 0.10
 """Largest relative difference between the card's um per px and those that a slide is run at."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Counting:
-    """What both kinds share. Pickles as the card, the file's path and its sha256."""
-
-    card: MethodCard
-    config: Config
-    weights: Path
-    tile: TileSpec
-    device: str
-    size: tuple[int, int] | None = None
-    """(width, height) of the slide on its lattice; set by ``prepare``."""
+class _Counting(OnSlides[Config]):
+    """What both kinds share."""
 
     density_cell: ClassVar[int] = STRIDE
-
-    @property
-    def name(self) -> str:
-        """As reports show it."""
-        return self.card.name
 
     @property
     def labels(self) -> tuple[Label, ...]:
@@ -75,24 +54,9 @@ class _Counting:
         """Method, version and sha256 of the weights."""
         return {"method": "counting", "version": VERSION, "sha256": self.card.sha256, "facts": dict(self.card.facts)}
 
-    @property
-    def bound(self) -> Mapping[str, Any]:
-        """Empty: the slide's size decides nothing that its pixels do not."""
-        return {}
-
-    def prepare(self, slide: Slide, tissue: TissueMask) -> Self:
-        """Bind the slide's size, so that windows can be mirrored at its border."""
-        return replace(self, size=slide.size_at(slide.resolve(self.tile.mpp)))
-
     def maps(self, batch: Batch) -> NDArray[np.float32]:
         """(N, 2, H, W): probability of a cell's pixel (of the mask, or heat where there is none), expected cells."""
-        if self.size is None:
-            raise PredictionError(f"{self.name} has no slide yet: call prepare(slide, tissue) and use its result")
-        plane = Region(0, 0, *self.size, batch.regions[0].mpp)
-        pixels = np.stack([mirrored(*pair, plane) for pair in zip(batch.images, batch.regions, strict=True)])
-        # windows are large, and what the network makes of one at full resolution is many times as large
-        patches = max(1, pass_size(self.device) * PASS_PIXELS // self.tile.patch**2)
-        return _feed(self.weights, self.card.sha256 or "", self.device, patches)(pixels)
+        return self.ask(_network, self.seen(batch))
 
     def density_of(self, cells: NDArray[np.float32]) -> NDArray[np.float32]:
         """(H, W) expected cells per pixel to those of each 4 x 4 px."""
@@ -188,22 +152,14 @@ def peaks(heat: NDArray[np.float32], *, least: float, radius: float) -> tuple[ND
     return centres[:, ::-1] + 0.5, np.clip(np.asarray(scores, np.float64), 0, 1)
 
 
-@cache
-def _feed(weights: Path, digest: str, device: str, batch: int) -> Feed:
-    """One for a process."""
+def _network(config: dict[str, Any]) -> tuple[nn.Module, Forward]:
+    """The network of a card's configuration, not yet its weights, and what it says of pixels."""
     import torch
     from torch.nn import functional
 
     from wsikit.methods.counting.model import CountingNet
-    from wsikit.nn.feed import Feed
-    from wsikit.nn.weights import fill, sha256
 
-    if sha256(weights) != digest:
-        raise ConfigError(f"the weights {weights} changed while they were in use", code="bad_weights")
-    state, card = load_checkpoint(weights)
-    network = CountingNet(Config.model_validate(card.config))
-    fill(network, state, weights.name)
-    network.eval().to(device).to(memory_format=torch.channels_last)
+    network = CountingNet(Config.model_validate(config))
 
     def forward(pixels: torch.Tensor) -> torch.Tensor:
         features = network.features(pixels)
@@ -218,8 +174,7 @@ def _feed(weights: Path, digest: str, device: str, batch: int) -> Feed:
             shown = functional.interpolate(network.centred_heat(pixels)[:, None], size=size, mode="bilinear")
         return torch.cat([shown.float(), wide.float()], dim=1)
 
-    # the encoder normalises itself
-    return Feed("counting", forward, Preprocess((0, 0, 0), (1, 1, 1), None), device, batch)
+    return network, forward
 
 
 def load_predictor(
@@ -240,9 +195,8 @@ def load_predictor(
     _, card = load_checkpoint(path)
     _check(card, path, mpp)
     config = Config.model_validate(card.config)
-    tile = TileSpec(card.mpp if mpp is None else mpp, card.core, card.halo, min_tissue or 0.0)
     kind = CellOutlines if config.segmenter.enabled else CellPoints
-    return kind(card, config, path.absolute(), tile, choose_device(device).type)
+    return kind.made(card, config, path, mpp=mpp, min_tissue=min_tissue, device=device)
 
 
 def _check(card: MethodCard, path: Path, mpp: float | None) -> None:

@@ -5,14 +5,11 @@ Each stage is a ``wsikit.training.fit`` in a folder of its own, so that a traini
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,10 +24,10 @@ from wsikit.methods.counting.losses import count_loss, dice_loss
 from wsikit.methods.counting.model import CountingNet, build_model, inner
 from wsikit.methods.counting.pseudo import cleaned, colour_level, pseudo_mask, spread, strength
 from wsikit.metrics import bin_counts, quadratic_weighted_kappa
-from wsikit.nn.device import choose_device
 from wsikit.training.batches import of_one_shape, recoloured, tensor, turned
-from wsikit.training.fit import Fitted, Watch, fit
+from wsikit.training.fit import Fitted, Watch
 from wsikit.training.splits import Splits, split_images
+from wsikit.training.stages import Stages
 
 DENSITY_EPOCHS = 2
 """First epochs of stage 2 rank windows by the counter's density: a classifier that has learned nothing ranks at
@@ -60,7 +57,7 @@ class Windowed:
     """Of the images."""
 
 
-class Training:
+class Training(Stages[Config, CountedImage]):
     """What the stages share.
 
     Args:
@@ -70,41 +67,16 @@ class Training:
         watch: is told of every step.
     """
 
+    method = "counting"
+    silent = frozenset({"data", "counts", "device"})
+
     def __init__(self, config: Config, out: Path, model: CountingNet, watch: Watch | None) -> None:
-        self.config, self.out, self.watch = config, out, watch
-        self.device = choose_device(config.device)
+        super().__init__(config, out, *split_data(config), watch, encoder=dict(model.encoder_facts))
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.data, self.splits = split_data(config)
         self.per_cell = windows_per_cell(config.instances, config.mpp)
         # a pooled counter knows no place: what is in the margin would count
         self.margin = 0 if self.model.density is None else MARGIN
         self.cells = self.margin // STRIDE
-
-    def images(self, split: str) -> Images:
-        """Of a split."""
-        return [self.data[i] for i in self.splits.of(split)]
-
-    @cached_property
-    def identity(self) -> dict[str, Any]:
-        """What a training that goes on must share with the one that began."""
-        told = self.config.model_dump(mode="json", exclude={"data", "counts", "device"})
-        return {"config": told, "data": self.data.digest, "encoder": dict(self.model.encoder_facts)}
-
-    @property
-    def name(self) -> str:
-        """sha256 of the identity, hexadecimal."""
-        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
-
-    def _fit(self, stage: str, **options: Any) -> Fitted:
-        return fit(
-            self.model,
-            out=self.out / stage,
-            seed=self.config.seed,
-            device=self.device,
-            identity=self.identity | {"stage": stage},
-            watch=self.watch,
-            **options,
-        )
 
     def _features(self, pixels: Sequence[NDArray[np.uint8]]) -> list[torch.Tensor]:
         """Of images (H, W, 3) of one size, with the margin."""
@@ -134,7 +106,8 @@ class Training:
                 seen, margin = self._zoomed(tensor(pixels, self.device, self.margin), rng)
                 yield seen, counts, margin
 
-        return self._fit(
+        return self.fit(
+            self.model,
             "counter",
             step=self._count_step,
             train=batches,
@@ -226,7 +199,8 @@ class Training:
             above = np.bincount(validation.images, self.scores(validation) >= threshold, len(validation.counts))
             return counted(self.images("validation"), above / self.per_cell)
 
-        return self._fit(
+        return self.fit(
+            self.model,
             "instances",
             step=step,
             train=batches,
@@ -365,7 +339,8 @@ class Training:
                 both, either = both + 2.0 * (found & mask).sum(), either + float(found.sum() + mask.sum())
             return {"pseudo_dice": both / either if either else 1.0}
 
-        return self._fit(
+        return self.fit(
+            self.model,
             "segmenter",
             step=step,
             train=batches,
@@ -415,12 +390,12 @@ def train(config: Config, out: Path, watch: Watch | None = None) -> Path:
             a folder that holds another training (code other_training).
         OutputError: the disk refuses.
     """
-    from wsikit.methods.counting.packing import pack, packed
+    from wsikit.methods.counting.packing import pack
 
     torch.manual_seed(config.seed)
     training = Training(config, out, build_model(config), watch)
     fitted = {"counter": training.count()}
-    if done := packed(training):
+    if done := training.packed():
         return done
     training.calibrate()
     fitted["instances"] = training.classify()

@@ -48,7 +48,8 @@ class Segmenter(_Part):
     recipe: Recipe = Recipe(epochs=90, batch_size=8, learning_rate=1e-3)
     crf: float = Field(default=0.0, ge=0)
     """Weight of the dense CRF loss in ``crf_recipe``, which follows where it is above 0; the original took 0.001 to
-    0.005, twice as much here (``wsikit.methods.points.crf``). Not for masks."""
+    0.005, twice as much here (``wsikit.methods.points.crf``). Pieces of all resolutions weigh alike, as at ``at_mpp``. Not
+    for masks."""
     crf_recipe: Recipe = Recipe(epochs=20, batch_size=8, learning_rate=1e-4)
 
 

@@ -23,9 +23,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import overload
 
 from wsikit.annotations.inside import points_of_labels
 from wsikit.errors import ConfigError
@@ -34,7 +32,7 @@ from wsikit.methods.points.consep import MatInstances, mat_files
 from wsikit.methods.points.folders import TABLE, Folder, of_files, of_table
 from wsikit.methods.points.images import CODE, Facts, Found, PointImage, sampled
 from wsikit.methods.points.mo import is_mo
-from wsikit.training.images import LOOKED_AT, ImageFile, digest, kept_where_small, other_mpp
+from wsikit.training.images import LOOKED_AT, ImageFile, ImageSet, kept_where_small, other_mpp
 from wsikit.training.tables import refuse
 
 __all__ = ["PointData", "PointImage", "read_points", "sampled"]
@@ -43,44 +41,28 @@ TABLES = (".csv", ".tsv")
 
 
 @dataclass(frozen=True, eq=False)
-class PointData(Sequence[PointImage]):
-    """Images with points. Made by ``read_points``."""
+class PointData(ImageSet[PointImage]):
+    """Images with points. Made by ``read_points``.
 
-    images: tuple[PointImage, ...]
-    kind: str
-    """The layout that they were read from: mo, monuseg, pannuke or consep, else what holds the points: table, geojson,
-    csv, dots or labels."""
-    warnings: tuple[str, ...] = ()
-    """Sentences on what is odd about them."""
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @overload
-    def __getitem__(self, index: int) -> PointImage: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[PointImage, ...]: ...
-    def __getitem__(self, index: int | slice) -> PointImage | tuple[PointImage, ...]:
-        return self.images[index]
+    Their kind is the layout, mo, monuseg, pannuke or consep, else what holds the points: table, geojson, csv, dots or
+    labels.
+    """
 
     def sampled(self, ratio: float, seed: int) -> PointData:
         """The same images with a share of the points of each: see ``wsikit.methods.points.images.sampled``."""
         return replace(self, images=tuple(image.sampled(ratio, seed) for image in self.images))
 
-    @cached_property
-    def digest(self) -> str:
-        """sha256 (hexadecimal) of what is learned from: names, points, groups and splits, sizes and pixels, and
-        instances, which full masks are learned from; see ``wsikit.training.images.digest``. Raises PixelReadError, and
-        what ``PointImage.instances`` raises."""
+    def said(self) -> list[tuple[object, ...]]:
+        """Names, points, groups and splits, and instances, which full masks are learned from. Raises what
+        ``PointImage.instances`` raises."""
         step = max(1, len(self) // LOOKED_AT)
-        said = [
+        return [
             (
                 *(one.name, one.points.tolist(), one.patient, one.slide, one.organ, one.split),
                 _sha256(one) if one.keep or index % step == 0 else one.truth is not None,
             )
             for index, one in enumerate(self)
         ]
-        return digest(self.images, said)
 
 
 def _sha256(image: PointImage) -> str | None:

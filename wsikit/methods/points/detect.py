@@ -108,6 +108,7 @@ def _fit(training: Training, stage: str, backgrounds: Sequence[NDArray[np.bool_]
 
     learned, held_out = lessons(train, backgrounds), lessons(validation, [None] * len(validation))
     return training.fit(
+        training.model,
         stage,
         step=step,
         train=lambda epoch: training.pieces(train, learned, epoch, recipe.batch_size),

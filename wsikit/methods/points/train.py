@@ -4,11 +4,9 @@ it was.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,12 +26,12 @@ from wsikit.methods.points.losses import CENTRE_WEIGHT, foreground_loss, inner_l
 from wsikit.methods.points.model import CENTRE, FOREGROUND, NucleiNet, build_model
 from wsikit.methods.points.targets import heat_loss
 from wsikit.metrics import Ratio
-from wsikit.nn.device import choose_device
 from wsikit.slides.array import array_slide
 from wsikit.training.batches import recoloured, tensor, turned
-from wsikit.training.fit import Fitted, Watch, fit
+from wsikit.training.fit import Fitted, Watch
 from wsikit.training.recipe import Recipe
 from wsikit.training.splits import Splits, split_images
+from wsikit.training.stages import Stages
 
 MARGIN = 32
 """px around a validation image that the network sees, mirrored, as on slides."""
@@ -45,11 +43,11 @@ KINDS: Mapping[str, tuple[Kind, ...]] = {
 """Of labels from points, by ``segmenter.labels``."""
 V = TypeVar("V", bound=np.generic)
 Images = list[PointImage]
-Pieces = tuple[torch.Tensor, torch.Tensor]
-"""(N, 3, S, S) pixels in [0, 1], and (N, K, S, S) what the lesson says of them."""
+Pieces = tuple[torch.Tensor, torch.Tensor, tuple[float, ...]]
+"""(N, 3, S, S) pixels in [0, 1], (N, K, S, S) what the lesson says of them, and the nuclear radius in px of each."""
 
 
-class Training:
+class Training(Stages[Config, PointImage]):
     """What the stages share.
 
     Args:
@@ -59,39 +57,13 @@ class Training:
         watch: is told of every step.
     """
 
+    method = "points"
+    silent = frozenset({"data", "points", "device"})
+
     def __init__(self, config: Config, out: Path, model: NucleiNet, watch: Watch | None) -> None:
         _check(config)
-        self.config, self.out, self.watch = config, out, watch
-        self.device = choose_device(config.device)
+        super().__init__(config, out, *split_data(config), watch, encoder=dict(model.encoder_facts))
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.data, self.splits = split_data(config)
-
-    def images(self, split: str) -> Images:
-        """Of a split."""
-        return [self.data[i] for i in self.splits.of(split)]
-
-    @cached_property
-    def identity(self) -> dict[str, Any]:
-        """What a training that goes on must share with the one that began."""
-        told = self.config.model_dump(mode="json", exclude={"data", "points", "device"})
-        return {"config": told, "data": self.data.digest, "encoder": dict(self.model.encoder_facts)}
-
-    @property
-    def name(self) -> str:
-        """sha256 of the identity, hexadecimal."""
-        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
-
-    def fit(self, stage: str, **options: Any) -> Fitted:
-        """``wsikit.training.fit`` of the model in the stage's folder."""
-        return fit(
-            self.model,
-            out=self.out / stage,
-            seed=self.config.seed,
-            device=self.device,
-            identity=self.identity | {"stage": stage},
-            watch=self.watch,
-            **options,
-        )
 
     def pieces(self, images: Images, lessons: Sequence[Lesson], epoch: int, size: int) -> Iterator[Pieces]:
         """The batches of an epoch of training.
@@ -103,10 +75,10 @@ class Training:
         order = rng.permutation(np.repeat(np.arange(len(images)), [self._count(image) for image in images]))
         # as even as can be: a batch of one has little to be normalised by
         for part in np.array_split(order, -(-len(order) // size)):
-            pixels, planes = self._cut(images, lessons, part.tolist(), rng, self.config.seen_mpp)
+            pixels, planes, radii = self._cut(images, lessons, part.tolist(), rng, self.config.seen_mpp)
             seen, turned_planes = turned(pixels, planes, rng)
             assert turned_planes is not None
-            yield self._batch(recoloured(seen, self.config.stain, rng), turned_planes)
+            yield self._batch(recoloured(seen, self.config.stain, rng), turned_planes, radii)
 
     def plain_pieces(self, images: Images, lessons: Sequence[Lesson]) -> Iterator[Pieces]:
         """Pieces that are the same at each call, at ``at_mpp`` and as they are, one by one."""
@@ -125,19 +97,20 @@ class Training:
         indices: Sequence[int],
         rng: np.random.Generator,
         mpp: tuple[float, float],
-    ) -> tuple[list[NDArray[np.uint8]], list[Planes]]:
-        """Pixels and planes of a random piece of each image, at a resolution between two."""
+    ) -> tuple[list[NDArray[np.uint8]], list[Planes], tuple[float, ...]]:
+        """Pixels, planes and nuclear radius (px) of a random piece of each image, at a resolution between two."""
         scale = self.config.crop / self.config.mpp
         sides = [scale * float(np.exp(rng.uniform(*np.log(mpp)))) for _ in indices]
         boxes = [draw_box(images[i].source.size, side, rng) for i, side in zip(indices, sides, strict=True)]
         pairs = list(zip(indices, boxes, strict=True))
         pixels = [cut([images[i].read()], box, self.config.crop)[0] for i, box in pairs]
-        return pixels, [lessons[i](box) for i, box in pairs]
+        radii = tuple(self.config.radius_um * scale / side for side in sides)
+        return pixels, [lessons[i](box) for i, box in pairs], radii
 
-    def _batch(self, pixels: Sequence[NDArray[np.uint8]], planes: Sequence[Planes]) -> Pieces:
+    def _batch(self, pixels: Sequence[NDArray[np.uint8]], planes: Sequence[Planes], radii: tuple[float, ...]) -> Pieces:
         # (N, S, S, K) -> (N, K, S, S)
         learned = torch.from_numpy(np.stack(planes)).permute(0, 3, 1, 2)
-        return tensor(pixels, self.device), learned.to(self.device)
+        return tensor(pixels, self.device), learned.to(self.device), radii
 
     def mean_loss(
         self, images: Images, lessons: Sequence[Lesson], step: Callable[[Pieces], Mapping[str, torch.Tensor]]
@@ -174,6 +147,7 @@ class Training:
         learned, held_out = lessons(train, points), lessons(validation, points)
         masks = self.config.segmenter.labels == "masks"
         return self.fit(
+            self.model,
             stage,
             step=step,
             train=lambda epoch: self.pieces(train, learned, epoch, recipe.batch_size),
@@ -213,8 +187,13 @@ class Training:
     def _crf_step(self, batch: Pieces) -> Mapping[str, torch.Tensor]:
         logits = self.model(batch[0])
         found = self._label_step(batch, logits)
-        reach = SXY * self.config.radius_um / self.config.at_mpp
-        pairs = crf_loss(torch.sigmoid(logits[:, FOREGROUND].float()), batch[0], sxy=reach)
+        at, inside = self.config.radius_um / self.config.at_mpp, torch.sigmoid(logits[:, FOREGROUND].float())
+        # a piece with twice the px per um has four times as many pairs: all weigh as they do at at_mpp
+        losses = [
+            (at / radius) ** 2 * crf_loss(inside[i : i + 1], batch[0][i : i + 1], sxy=SXY * radius)
+            for i, radius in enumerate(batch[2])
+        ]
+        pairs = torch.stack(losses).mean()
         return found | {"loss": found["loss"] + self.config.segmenter.crf * pairs, "crf": pairs}
 
     def scored(self, images: Images) -> dict[str, float]:
@@ -301,7 +280,7 @@ def train(config: Config, out: Path, watch: Watch | None = None) -> Path:
         OutputError: the disk refuses.
     """
     from wsikit.methods.points.detect import detect
-    from wsikit.methods.points.packing import pack, packed
+    from wsikit.methods.points.packing import pack
 
     torch.manual_seed(config.seed)
     training = Training(config, out, build_model(config), watch)
@@ -312,4 +291,4 @@ def train(config: Config, out: Path, watch: Watch | None = None) -> Path:
         found = detect(training)
         fitted, points, facts = found.fitted, found.points, found.facts
     fitted |= training.segment(points)
-    return packed(training) or pack(training, fitted, facts)
+    return training.packed() or pack(training, fitted, facts)
