@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from wsikit.methods.points.config import Instances
-from wsikit.methods.points.inner import inner_distance
+from wsikit.methods.points.inner import contact, inner_distance
 from wsikit.methods.points.instances import separate, without_holes
 
 MPP = 0.5
@@ -173,3 +173,25 @@ def test_labels_with_gaps_and_images_full_of_one_are_no_special_case() -> None:
     labels[5:12, 5:12] = 70000
     assert inner_distance(labels).max() == 1
     assert (inner_distance(np.ones((8, 8), np.int64)) == 1).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_weight_between_nuclei_is_that_of_the_distances_to_the_nearest_two(seed: int) -> None:
+    labels, sigma = scattered(seed)[::2, ::2], 2.5
+    rows, columns = np.indices(labels.shape)
+    every = np.stack([rows.ravel(), columns.ravel()], axis=1)
+    distances = []
+    for number in np.unique(labels[labels > 0]):
+        own = np.stack([rows[labels == number], columns[labels == number]], axis=1)
+        # every pair of pixels
+        distances.append(np.sqrt(((every[:, None] - own) ** 2).sum(axis=2).min(axis=1)))
+    both = np.sort(np.stack(distances), axis=0)[:2].sum(axis=0).reshape(labels.shape)
+    found = contact(labels, sigma)
+    near = both <= 3 * sigma
+    assert near.any() and not near.all()
+    assert np.allclose(found[near], np.exp(-((both[near] / sigma) ** 2) / 2), atol=1e-6)
+    assert not found[both > 3 * sigma + 1].any()
+
+
+def test_one_nucleus_meets_none() -> None:
+    assert not contact(discs([(60, 60, 20.0)]), 3.0).any()

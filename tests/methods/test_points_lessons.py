@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from wsikit.methods.points.config import Detector, Segmenter  # noqa: E402
 from wsikit.methods.points.crops import cut  # noqa: E402
 from wsikit.methods.points.detect import Round, best_threshold, completed, found_in  # noqa: E402
 from wsikit.methods.points.lessons import Heat, Labels, Masks, placed  # noqa: E402
-from wsikit.methods.points.losses import foreground_loss, label_loss  # noqa: E402
+from wsikit.methods.points.losses import foreground_loss, inner_loss, label_loss  # noqa: E402
 from wsikit.methods.points.train import Training  # noqa: E402
 from wsikit.methods.points.voronoi import IGNORED  # noqa: E402
 from wsikit.metrics import match_points  # noqa: E402
@@ -38,7 +39,7 @@ def scene() -> planted.Planted:
 @pytest.mark.parametrize("box", BOXES)
 def test_points_lie_in_their_nuclei_whatever_the_piece(box: tuple[float, float, float, float]) -> None:
     one = scene()
-    inside = Masks(lambda: one.labels.astype(np.int64), SIDE)(box)[..., 0]
+    inside = Masks(lambda: one.labels.astype(np.int64), planted.RADIUS, SIDE)(box)[..., 0]
     points = placed(one.points, (96, 96), box, SIDE)
     within = points[((points >= 1) & (points < SIDE - 1)).all(axis=1)].astype(int)
     assert len(within) > 8
@@ -111,9 +112,28 @@ def test_pixels_that_a_label_does_not_know_have_no_say() -> None:
 def test_the_foregrounds_loss_falls_to_nothing_where_it_is_right() -> None:
     target = torch.zeros(2, 16, 16)
     target[0, 4:10, 4:10] = 1
-    right, wrong = (foreground_loss(sign * 20 * (2 * target - 1), target) for sign in (1, -1))
+    nowhere = torch.zeros_like(target)
+    right, wrong = (foreground_loss(sign * 20 * (2 * target - 1), target, nowhere) for sign in (1, -1))
     assert float(right) == pytest.approx(0, abs=1e-4)
     assert float(wrong) > 10
+
+
+@pytest.mark.parametrize("loss", [foreground_loss, inner_loss])
+def test_a_pixel_between_two_nuclei_counts_more(loss: Callable[..., torch.Tensor]) -> None:
+    target, logits = torch.zeros(1, 8, 8), torch.full((1, 8, 8), -3.0)
+    logits[0, 2, 3] = 3
+    here, elsewhere = torch.zeros(2, 1, 8, 8)
+    here[0, 2, 3] = elsewhere[0, 6, 6] = 1
+    plain, there, other = (float(loss(logits, target, where)) for where in (torch.zeros(1, 8, 8), here, elsewhere))
+    assert there - plain > 10 * (other - plain) > 0
+
+
+def test_what_is_learned_of_masks_counts_more_between_nuclei() -> None:
+    labels = np.zeros((SIDE, SIDE), np.int64)
+    labels[20:40, 20:40], labels[20:40, 40:60], labels[70:80, 70:80] = 1, 2, 3
+    meeting = Masks(lambda: labels, 8.0, SIDE)((0.0, 0.0, float(SIDE), float(SIDE)))[..., 2]
+    assert meeting[30, 39:41].min() > 0.8
+    assert meeting[30, [25, 55]].max() == meeting[60:, 60:].max() == 0
 
 
 @pytest.mark.parametrize(("other", "near"), [((0.52, 101), True), ((0.6, 101), False), ((0.52, 120), False)])

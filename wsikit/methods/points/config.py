@@ -97,12 +97,11 @@ class Config(_Part):
     """Of the images that choose the epoch."""
     encoder: str = "tf_efficientnet_lite0"
     """timm architecture."""
-    depth: int = Field(default=5, ge=2, le=5)
-    """Levels of it that are used, each with half the resolution of the one before."""
     weights: str = "imagenet"
     """imagenet, none (random), or a file of the architecture's weights."""
-    width: int = Field(default=128, ge=8)
-    """Channels of the decoder's coarsest block; each finer one has half."""
+    widths: tuple[Annotated[int, Field(ge=8)], ...] = Field(default=(96, 64, 48, 32), min_length=1, max_length=4)
+    """Channels of the decoder's blocks, coarsest first. One level more of the encoder is used, each with half the
+    resolution of the one before."""
     at_mpp: float = Field(default=0.5, gt=0)
     """Micrometres per pixel that slides are run at where nothing else is asked for."""
     seen_mpp: Span = (0.18, 0.7)

@@ -5,6 +5,7 @@ The detector learns the second of them alone, the segmenter both, over weights t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 
 from wsikit.methods.points.config import Config
 from wsikit.nn.pyramid import FeatureEncoder, load_weights
-from wsikit.nn.unet import WIDTH, MaskDecoder
+from wsikit.nn.unet import SubpixelDecoder
 
 FOREGROUND, CENTRE = 0, 1
 """Channels of the network: whether a pixel belongs to a nucleus, and how near it is to the middle of one."""
@@ -23,24 +24,23 @@ class NucleiNet(nn.Module):
 
     Args:
         encoder: timm's name of the architecture.
-        depth: levels of it.
-        width: channels of the decoder's coarsest block.
+        widths: channels of the decoder's blocks, coarsest first, one fewer than levels are used of the encoder.
 
     Raises:
         UnknownNameError: no such architecture.
         ConfigError: one without so many levels (code no_levels).
     """
 
-    def __init__(self, encoder: str, *, depth: int = 5, width: int = WIDTH) -> None:
+    def __init__(self, encoder: str, widths: Sequence[int]) -> None:
         super().__init__()
-        self.encoder = FeatureEncoder(encoder, depth=depth)
-        self.decoder = MaskDecoder(self.encoder, classes=2, width=width)
+        self.encoder = FeatureEncoder(encoder, depth=len(widths) + 1)
+        self.decoder = SubpixelDecoder(self.encoder, 2, widths)
         self.encoder_facts: dict[str, Any] = {}
 
     @classmethod
     def of(cls, config: Config) -> NucleiNet:
         """With random weights."""
-        return cls(config.encoder, depth=config.depth, width=config.width)
+        return cls(config.encoder, config.widths)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of every pixel, for any H and W."""

@@ -160,7 +160,8 @@ class Training(Stages[Config, PointImage]):
 
     def masks_of(self, images: Images, points: Mapping[str, Points]) -> list[Lesson]:
         """Lessons from full masks."""
-        return [Masks(partial(known_labels, image), self.config.crop, image.keep) for image in images]
+        radius, side = self.config.radius_um / self.config.mpp, self.config.crop
+        return [Masks(partial(known_labels, image), radius, side, image.keep) for image in images]
 
     def labels_of(self, images: Images, points: Mapping[str, Points]) -> list[Lesson]:
         """Lessons from points that are all there."""
@@ -173,8 +174,9 @@ class Training(Stages[Config, PointImage]):
 
     def _mask_step(self, batch: Pieces) -> Mapping[str, torch.Tensor]:
         logits = self.model(batch[0])
-        foreground = foreground_loss(logits[:, FOREGROUND], batch[1][:, 0])
-        centre = inner_loss(logits[:, CENTRE], batch[1][:, 1])
+        inside, inner, meeting = batch[1].unbind(dim=1)
+        foreground = foreground_loss(logits[:, FOREGROUND], inside, meeting)
+        centre = inner_loss(logits[:, CENTRE], inner, meeting)
         return {"loss": foreground + centre, "foreground": foreground, "centre": centre}
 
     def _label_step(self, batch: Pieces, logits: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
