@@ -165,6 +165,17 @@ def test_a_finer_slide_is_read_at_the_models_resolution(small: Trained) -> None:
     assert np.array_equal(coarse.moments, fine.moments)
 
 
+def test_half_precision_says_nearly_the_same_and_is_another_predictor(small: Trained) -> None:
+    whole, half = (replace(small.predictor, precision=precision) for precision in ("float32", "bfloat16"))
+    assert whole.identity != half.identity
+    pixels = planted.scene(7, side=128, nuclei=40).image[None]
+    fine, coarse = whole.maps(pixels), half.maps(pixels)
+    assert 0 < np.abs(fine - coarse).mean() < 0.01
+    image, truth = pixels[0], planted.scene(7, side=128, nuclei=40).labels
+    scores = [mask_scores(truth, painted(look(one, image, MPP), truth.shape, MPP)) for one in (whole, half)]
+    assert scores[0]["object_f1"].value == pytest.approx(scores[1]["object_f1"].value, abs=0.05)
+
+
 @pytest.mark.parametrize("mpp", [0.4, 0.6])
 def test_it_works_at_the_ends_of_what_it_has_seen(small: Trained, mpp: float) -> None:
     predictor = load_predictor(small.out / "points.safetensors", mpp=mpp)

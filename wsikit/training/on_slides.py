@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from wsikit.errors import ConfigError, PredictionError
 from wsikit.geometry import Region, TileSpec
-from wsikit.nn.device import choose_device, pass_size
+from wsikit.nn.device import Precision, choose_device, pass_size
 from wsikit.nn.images import Preprocess
 from wsikit.predictions import Batch
 from wsikit.training.checkpoint import MethodCard, load_checkpoint
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 C = TypeVar("C")
 PASS_PIXELS = 256**2
 """Of a patch that ``pass_size`` is meant for."""
+SIDE = 64
+"""px of the example that shows which layers follow which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +48,26 @@ class OnSlides(Generic[C]):
     weights: Path
     tile: TileSpec
     device: str
+    precision: Precision = "float32"
+    """What the network computes in."""
     size: tuple[int, int] | None = None
     """(width, height) of the slide on its lattice; set by ``prepare``."""
 
     @classmethod
     def made(
-        cls, card: MethodCard, config: C, path: Path, *, mpp: float | None, min_tissue: float | None, device: str
+        cls,
+        card: MethodCard,
+        config: C,
+        path: Path,
+        *,
+        mpp: float | None,
+        min_tissue: float | None,
+        device: str,
+        precision: Precision = "float32",
     ) -> Self:
         """At the card's um per px and on any tissue where these are not given. Raises ConfigError: no such device."""
         tile = TileSpec(card.mpp if mpp is None else mpp, card.core, card.halo, min_tissue or 0.0)
-        return cls(card, config, path.absolute(), tile, choose_device(device).type)
+        return cls(card, config, path.absolute(), tile, choose_device(device).type, precision)
 
     @property
     def name(self) -> str:
@@ -90,15 +102,16 @@ class OnSlides(Generic[C]):
         """
         # windows are large, and what the network makes of one at full resolution is many times as large
         patches = max(1, pass_size(self.device) * PASS_PIXELS // (pixels.shape[1] * pixels.shape[2]))
-        return _feed(make, self.weights, self.card.sha256 or "", self.device, patches)(pixels)
+        return _feed(make, self.weights, self.card.sha256 or "", self.device, patches, self.precision)(pixels)
 
 
 @cache
-def _feed(make: Make, weights: Path, digest: str, device: str, batch: int) -> Feed:
+def _feed(make: Make, weights: Path, digest: str, device: str, batch: int, precision: Precision) -> Feed:
     """One for a process."""
     import torch
 
     from wsikit.nn.feed import Feed
+    from wsikit.nn.folding import fold_norms
     from wsikit.nn.weights import fill, sha256
 
     if sha256(weights) != digest:
@@ -107,8 +120,9 @@ def _feed(make: Make, weights: Path, digest: str, device: str, batch: int) -> Fe
     network, forward = make(card.config)
     fill(network, state, weights.name)
     network.eval().to(device).to(memory_format=torch.channels_last)
+    fold_norms(network, forward, torch.zeros(1, 3, SIDE, SIDE, device=device))
     # the encoder normalises itself
-    return Feed(card.method, forward, Preprocess((0, 0, 0), (1, 1, 1), None), device, batch)
+    return Feed(card.method, forward, Preprocess((0, 0, 0), (1, 1, 1), None), device, batch, precision=precision)
 
 
 def mirrored(image: NDArray[np.uint8], region: Region, plane: Region) -> NDArray[np.uint8]:

@@ -48,8 +48,8 @@ class Segmenter(_Part):
     recipe: Recipe = Recipe(epochs=90, batch_size=8, learning_rate=1e-3)
     crf: float = Field(default=0.0, ge=0)
     """Weight of the dense CRF loss in ``crf_recipe``, which follows where it is above 0; the original took 0.001 to
-    0.005, twice as much here (``wsikit.methods.points.crf``). Pieces of all resolutions weigh alike, as at ``at_mpp``. Not
-    for masks."""
+    0.005, twice as much here (``wsikit.methods.points.crf``). Pieces of all resolutions weigh alike, as at
+    ``at_mpp``. Not for masks."""
     crf_recipe: Recipe = Recipe(epochs=20, batch_size=8, learning_rate=1e-4)
 
 
@@ -116,5 +116,8 @@ class Config(_Part):
     """Side of the windows that slides are cut into, px."""
     halo: int = Field(default=64, ge=0, multiple_of=32)
     """Context around them, px."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What the network computes in on slides. auto: bfloat16 on processors that multiply it by themselves, about twice
+    as fast, else float32. Training has ``recipe.precision``."""
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"

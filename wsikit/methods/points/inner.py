@@ -1,5 +1,5 @@
-"""Where masks are known: how deep inside its nucleus a pixel lies, which the centre channel learns, and how much a pixel
-between two nuclei counts."""
+"""Where masks are known: how deep inside its nucleus a pixel lies, which the centre channel learns, and how much a
+pixel between two nuclei counts."""
 
 from __future__ import annotations
 

@@ -56,8 +56,8 @@ def placed(points: Points, size: tuple[int, int], box: Box, side: int) -> Points
 
 @dataclass(frozen=True)
 class Masks:
-    """Share of nucleus, inner distance, and how much nuclei meet. Called with a box it gives the planes of an image with
-    these instances."""
+    """Share of nucleus, inner distance, and how much nuclei meet. Called with a box it gives the planes of an image
+    with these instances."""
 
     labels: Callable[[], NDArray[np.int64]]
     radius: float

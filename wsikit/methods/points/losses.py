@@ -12,7 +12,7 @@ CENTRE_WEIGHT = 4.0
 CENTRE_BETA = 0.1
 """Errors of the centre map up to this are squared, larger ones count by their size (Huber)."""
 CONTACT_WEIGHT = 4.0
-"""Added to the 1 that a pixel counts, where two nuclei meet: the few pixels there decide whether they are told apart."""
+"""Added to the 1 that a pixel counts, where two nuclei meet: the few pixels there decide if they are told apart."""
 SOFT = 1.0
 """px added to both sides of the Dice, so that images without nuclei have one."""
 

@@ -14,6 +14,7 @@ from wsikit.errors import ConfigError
 from wsikit.geometry import Region
 from wsikit.methods.points.config import Config
 from wsikit.methods.points.instances import separate
+from wsikit.nn.device import choose_device, fast_precision
 from wsikit.outlines import moments, outlines
 from wsikit.predictions import Batch, Label, Objects
 from wsikit.training.checkpoint import MethodCard, load_checkpoint
@@ -47,7 +48,13 @@ class NucleiOutlines(OnSlides[Config]):
     def identity(self) -> Mapping[str, Any]:
         """Method, version, sha256 of the weights, and what is done with their answers."""
         told = self.config.instances.model_dump(mode="json")
-        return {"method": "points", "version": VERSION, "sha256": self.card.sha256, "instances": told}
+        return {
+            "method": "points",
+            "version": VERSION,
+            "sha256": self.card.sha256,
+            "instances": told,
+            "precision": self.precision,
+        }
 
     def predict(self, batch: Batch) -> Sequence[Objects]:
         """Nuclei of each patch, those cut by its border left out. Raises PredictionError before ``prepare``."""
@@ -90,7 +97,8 @@ def _network(config: dict[str, Any]) -> tuple[nn.Module, Forward]:
     network = NucleiNet.of(Config.model_validate(config))
 
     def forward(pixels: torch.Tensor) -> torch.Tensor:
-        return torch.sigmoid(network(pixels))
+        # in half precision large probabilities would be equal
+        return torch.sigmoid(network(pixels).float())
 
     return network, forward
 
@@ -115,7 +123,9 @@ def load_predictor(
     card.check_method("points", VERSION)
     config = Config.model_validate(card.config)
     _check_mpp(card, config, mpp)
-    return NucleiOutlines.made(card, config, path, mpp=mpp, min_tissue=min_tissue, device=device)
+    where = choose_device(device).type
+    precision = fast_precision(where) if config.precision == "auto" else config.precision
+    return NucleiOutlines.made(card, config, path, mpp=mpp, min_tissue=min_tissue, device=where, precision=precision)
 
 
 def _check_mpp(card: MethodCard, config: Config, mpp: float | None) -> None:
