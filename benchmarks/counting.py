@@ -70,7 +70,7 @@ def _nuclei(data: Path, names: list[str], mpp: float) -> dict[str, float]:
         for name in names:
             for path in (name, f"{Path(name).stem}_labels.png"):
                 (Path(folder) / path).symlink_to((data / path).resolve())
-        found = run_over(load_any("nuclei", mpp=mpp), folder, settings=Settings(mpp_override=mpp)).metrics()
+        found = run_over(load_any("nuclei-classical", mpp=mpp), folder, settings=Settings(mpp_override=mpp)).metrics()
     return {f"{name}_nuclei": found[name].pooled for name in ("dice", "object_f1")}
 
 

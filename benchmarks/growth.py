@@ -81,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sides", type=int, nargs="+", default=[8192, 16384, 32768])
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--model", default="nuclei")
+    parser.add_argument("--model", default="nuclei-classical")
     parser.add_argument("--tissue", type=float, default=0.3)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

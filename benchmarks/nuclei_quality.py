@@ -104,7 +104,7 @@ def main() -> None:
     if given is None:
         sys.exit("give the data folder as argument or in WSIKIT_DATA")
     for mpp in (0.5, 0.25):
-        models: list[Predictor] = [load_predictor("nuclei", mpp=mpp), OtsuWatershed(mpp)]
+        models: list[Predictor] = [load_predictor("nuclei-classical", mpp=mpp), OtsuWatershed(mpp)]
         for model in models:
             settings = Settings(mpp_override=0.25)
             dsb = evaluate(model, Path(given) / "nuclei" / "dsb2018_he", settings=settings)

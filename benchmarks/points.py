@@ -3,8 +3,8 @@
 FOLDER holds images with instance labels beside them (`NAME_labels.png`). Every seed is a split of its own, of 70 images
 56 for training (6 of them choose the epoch) and 14 for testing, once image by image and once by groups of like looks
 (`appearance_groups`), since fields of one slide may stand on both sides of a split by image. The method and the
-predictor `nuclei`, which has no weights, are held against the same test images by `wsikit evaluate`'s own function, at
-every resolution asked for.
+predictor `nuclei-classical`, which has no weights, are held against the same test images by `wsikit evaluate`'s own
+function, at every resolution asked for.
 """
 
 from __future__ import annotations
@@ -72,7 +72,10 @@ def one(folder: Path, by: str, seed: int, options: list[str], resolutions: list[
     checkpoint = train(config, out / "training")
     found = {"seconds": time.perf_counter() - begun}
     for mpp in resolutions:
-        for name, predictor in (("", load_predictor(checkpoint, mpp=mpp)), ("nuclei ", load_any("nuclei", mpp=mpp))):
+        for name, predictor in (
+            ("", load_predictor(checkpoint, mpp=mpp)),
+            ("nuclei-classical ", load_any("nuclei-classical", mpp=mpp)),
+        ):
             for metric, value in measured(predictor, where / "test", config.mpp).items():
                 found[f"{name}{metric} at {mpp:g}"] = value
     return found

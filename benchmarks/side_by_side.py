@@ -50,7 +50,7 @@ def once(job: Job, parts: list[TileGrid], side_by_side: bool) -> tuple[float, fl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("slide", type=Path)
-    parser.add_argument("-m", "--model", default="nuclei")
+    parser.add_argument("-m", "--model", default="nuclei-classical")
     parser.add_argument("--supertile", type=int, default=1024)
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--cores", type=int, default=0)

@@ -104,7 +104,8 @@ def test_all_three_groups_work_together(tmp_path: Path, site: Path, workers: str
     (tmp_path / "slides").mkdir()
     for name in ("a.npz", "b.npz"):
         np.savez(tmp_path / "slides" / name, pixels=pixels, mpp=0.5)
-    words = ["run", "-i", "slides", "-o", "out", "-m", "nuclei", "--format", "csv", "--tissue", "whole", "-n", workers]
+    words = ["run", "-i", "slides", "-o", "out", "-m", "nuclei-classical", "--format", "csv"]
+    words += ["--tissue", "whole", "-n", workers]
     done = wsikit(tmp_path, site, *words)
     assert done.returncode == 0, done.stderr
     for folder in ("a", "b"):

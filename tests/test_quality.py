@@ -155,7 +155,7 @@ def fastest(work: Callable[[], Any], times: int) -> float:
 
 def test_measuring_costs_little_beside_the_cheapest_model(window: Pixels) -> None:
     slide = array_slide(window, 0.5)
-    predictor = load_predictor("nuclei").prepare(slide, TissueMask.whole(slide))  # type: ignore[union-attr]
+    predictor = load_predictor("nuclei-classical").prepare(slide, TissueMask.whole(slide))  # type: ignore[union-attr]
     batch = Batch(window[None], (Region(0, 0, 1088, 1088, 0.5),))
     nuclei = fastest(lambda: predictor.predict(batch), 3)  # type: ignore[union-attr]
     assert fastest(lambda: Quality.of([window[32:-32, 32:-32]], 0.5), 9) < 0.05 * nuclei

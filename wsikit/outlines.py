@@ -102,6 +102,12 @@ def moments(label_image: NDArray[np.integer], count: int) -> NDArray[np.int64]:
     return np.stack(columns, axis=1).astype(np.int64)
 
 
+def circularity(polygons: NDArray[np.object_]) -> NDArray[np.float64]:
+    """(N,) 4 pi area / perimeter^2 of outlines, 1 for a circle; no outline of pixels gives more."""
+    roundness: NDArray[np.float64] = 4 * np.pi * shapely.area(polygons) / shapely.length(polygons) ** 2
+    return np.minimum(roundness, 1.0)
+
+
 def _rings(label_image: NDArray[np.integer]) -> _Rings:
     """Follow the edges around every object, with the object on the right hand."""
     keys, follower, width, flat = _edges(label_image)

@@ -49,7 +49,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_figures_are_shown_and_written(evaluate: Call, folder: Path, tmp_path: Path) -> None:
-    code, out, err = evaluate("nuclei", "--data", folder, "--mpp-override", "0.25", "-o", tmp_path / "out")
+    code, out, err = evaluate("nuclei-classical", "--data", folder, "--mpp-override", "0.25", "-o", tmp_path / "out")
     assert (code, err) == (0, "")
     for name in ("object_f1", "aji_plus", "dice2", "detection_f1", "count_mae", "trivial", "1 of 1 images scored"):
         assert name in out
@@ -61,21 +61,21 @@ def test_figures_are_shown_and_written(evaluate: Call, folder: Path, tmp_path: P
 
 
 def test_without_an_output_folder_nothing_is_written(evaluate: Call, folder: Path) -> None:
-    assert evaluate("nuclei", "--data", folder, "--mpp-override", "0.25")[0] == 0
+    assert evaluate("nuclei-classical", "--data", folder, "--mpp-override", "0.25")[0] == 0
     assert sorted(path.name for path in folder.iterdir()) == ["field.png", "field_labels.png"]
 
 
 def test_an_image_that_fails_is_named_and_is_exit_3(evaluate: Call, folder: Path) -> None:
     Image.new("RGB", (50, 50), "white").save(folder / "other.png")
     Image.new("L", (50, 51)).save(folder / "other_labels.png")
-    code, out, _ = evaluate("nuclei", "--data", folder, "--mpp-override", "0.25")
+    code, out, _ = evaluate("nuclei-classical", "--data", folder, "--mpp-override", "0.25")
     assert code == 3
     assert "other: failed (wrong_shape)" in out
     assert "object_f1" in out
 
 
 def test_without_a_resolution_every_image_fails_and_says_what_to_do(evaluate: Call, folder: Path) -> None:
-    code, out, _ = evaluate("nuclei", "--data", folder)
+    code, out, _ = evaluate("nuclei-classical", "--data", folder)
     assert code == 3
     assert "missing_mpp" in out
     assert "--mpp-override" in out
@@ -85,11 +85,11 @@ def test_without_a_resolution_every_image_fails_and_says_what_to_do(evaluate: Ca
     ("words", "said"),
     [
         (["nuclie"], ["Did you mean 'nuclei'?"]),
-        (["nuclei", "--radius-um", "0"], ["radius must be a positive number"]),
-        (["nuclei", "--mask-class", "x=ignore"], ["VALUE=NAME", "255=ignore"]),
-        (["nuclei", "--mask-class", "3"], ["VALUE=NAME"]),
-        (["nuclei", "--mpp", "-1"], ["mpp", "greater than 0"]),
-        (["nuclei", "--device", "cuda"], ["device"]),
+        (["nuclei-classical", "--radius-um", "0"], ["radius must be a positive number"]),
+        (["nuclei-classical", "--mask-class", "x=ignore"], ["VALUE=NAME", "255=ignore"]),
+        (["nuclei-classical", "--mask-class", "3"], ["VALUE=NAME"]),
+        (["nuclei-classical", "--mpp", "-1"], ["mpp", "greater than 0"]),
+        (["nuclei-classical", "--device", "cuda"], ["device"]),
     ],
 )
 def test_wrong_usage_is_exit_2_and_says_what_is_right(
@@ -102,7 +102,7 @@ def test_wrong_usage_is_exit_2_and_says_what_is_right(
 
 def test_a_folder_without_truth_is_exit_2(evaluate: Call, folder: Path) -> None:
     (folder / "field_labels.png").unlink()
-    code, _, err = evaluate("nuclei", "--data", folder)
+    code, _, err = evaluate("nuclei-classical", "--data", folder)
     assert code == 2
     assert "what to do: name it after its image" in err
     assert "_labels.png" in err

@@ -188,7 +188,8 @@ def test_the_weight_between_nuclei_is_that_of_the_distances_to_the_nearest_two(s
     both = np.sort(np.stack(distances), axis=0)[:2].sum(axis=0).reshape(labels.shape)
     found = contact(labels, sigma)
     near = both <= 3 * sigma
-    assert near.any() and not near.all()
+    assert near.any()
+    assert not near.all()
     assert np.allclose(found[near], np.exp(-((both[near] / sigma) ** 2) / 2), atol=1e-6)
     assert not found[both > 3 * sigma + 1].any()
 

@@ -27,7 +27,7 @@ from wsikit.pipeline.busy import Busy
 from wsikit.pipeline.inputs import SlideEntry, find_slides
 from wsikit.slides import open_slide
 
-CONFIG = RunConfig(model="nuclei", mpp_override=0.5, num_workers=1, cluster="threads")
+CONFIG = RunConfig(model="nuclei-classical", mpp_override=0.5, num_workers=1, cluster="threads")
 
 EXPECTED = {
     "cmu-1-small-region.svs": "complete",
@@ -96,7 +96,7 @@ def test_every_file_of_a_folder_of_oddities_is_accounted_for(data: Path, tmp_pat
         "-o",
         str(out),
         "-m",
-        "nuclei",
+        "nuclei-classical",
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 3, done.stderr
@@ -394,7 +394,7 @@ def test_a_manifest_gives_mpp_mask_and_name(field: Any, tmp_path: Path) -> None:
     (tmp_path / "cohort.csv").write_text(
         "FILENAME,PATIENT,slide_id,mpp,mask_path\nfield-00.png,p1,case 1,0.25,mask.tif\nfield-00.png,p1,case 2,0.25,\n"
     )
-    config = RunConfig(model="nuclei", num_workers=1, cluster="threads", mpp=0.25)
+    config = RunConfig(model="nuclei-classical", num_workers=1, cluster="threads", mpp=0.25)
     records = run_many(find_slides(tmp_path / "cohort.csv"), tmp_path / "out", config)
     assert [record["slide_id"] for record in records] == ["case 1", "case 2"]
     assert [record["patient"] for record in records] == ["p1", "p1"]

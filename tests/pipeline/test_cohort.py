@@ -185,7 +185,17 @@ def test_failures_come_before_what_is_partial_and_the_frequent_ones_first() -> N
 
 OF_NO_SLIDE = frozenset(
     {"unknown_name", "no_run", "sample_unavailable", "not_representable"}
-    | {"no_card", "bad_card", "bad_plugin", "no_plugin", "no_gpu", "no_weights", "bad_weights", "weights_mismatch"}
+    | {
+        "no_card",
+        "bad_card",
+        "bad_plugin",
+        "no_plugin",
+        "no_gpu",
+        "no_torch",
+        "no_weights",
+        "bad_weights",
+        "weights_mismatch",
+    }
     | {"wrong_encoder", "bad_reference", "blank", "colourless", "one_stain", "not_he"}
     | {"no_features", "mixed_features", "split_leak", "stained_features"}
     | {"other_training", "diverged", "wrong_method", "bad_counts", "bad_points", "no_levels"}

@@ -337,7 +337,7 @@ def foretold(pyramid: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[D
 
 
 def test_the_windows_are_those_of_the_plan(pyramid: Path, tmp_path: Path) -> None:
-    found = look_at_slide(entry(pyramid), CONFIG, load_predictor("nuclei"), 20, 0)
+    found = look_at_slide(entry(pyramid), CONFIG, load_predictor("nuclei-classical"), 20, 0)
     line = next(plan([entry(pyramid)], tmp_path, CONFIG))
     assert f"{found.facts['windows']} patches" in line
     assert f"in {found.facts['supertiles']} super-tiles" in line
@@ -379,7 +379,7 @@ def looked_at(name: str, windows: int) -> Diagnosis:
 
 
 def test_a_slide_takes_its_windows_and_what_is_done_once() -> None:
-    model = load_predictor("nuclei")
+    model = load_predictor("nuclei-classical")
     found = forecast([looked_at("a", 100), looked_at("b", 0), Diagnosis("c", "c")], {"a": RATES}, CONFIG, model, 1)
     assert found[0].forecast["seconds"] == pytest.approx(1 + 2 + 1 + 4 + 100 * (2.0 + 0.5))
     assert found[1].forecast["seconds"] == pytest.approx(1 + 2 + 4)
@@ -388,7 +388,7 @@ def test_a_slide_takes_its_windows_and_what_is_done_once() -> None:
 
 
 def test_a_run_shares_its_slides_among_processes() -> None:
-    model = load_predictor("nuclei")
+    model = load_predictor("nuclei-classical")
     slides = forecast([looked_at(str(i), 100 * (i + 1)) for i in range(4)], {"0": RATES}, CONFIG, model, 2)
     both = total(slides, 2)
     assert both["seconds"] == pytest.approx(sum(slide.forecast["seconds"] for slide in slides) / 2 + START)
@@ -398,7 +398,7 @@ def test_a_run_shares_its_slides_among_processes() -> None:
 
 
 def test_one_slide_is_shared_in_its_prediction_only() -> None:
-    found = forecast([looked_at("a", 100)], {"a": RATES}, CONFIG, load_predictor("nuclei"), 4)
+    found = forecast([looked_at("a", 100)], {"a": RATES}, CONFIG, load_predictor("nuclei-classical"), 4)
     assert total(found, 4)["seconds"] == pytest.approx((1 + 2 + 1 + 4 + 100 * 0.5) + 100 * 3.0 / 4 + START)
 
 
@@ -417,7 +417,7 @@ def test_the_largest_slide_is_measured_and_none_without_windows() -> None:
 
 
 def test_memory_grows_with_the_super_tile_and_not_past_the_slide() -> None:
-    model = load_predictor("nuclei")
+    model = load_predictor("nuclei-classical")
 
     def peak(side: int, windows: int = 10_000, ahead: bool = False) -> float:
         return predicted_peak(1e8, model, RunConfig(supertile=side), windows, ahead=ahead)
@@ -459,7 +459,7 @@ def test_too_little_memory_or_space_is_told(tmp_path: Path) -> None:
 
 def test_a_slide_that_is_too_coarse_for_the_model_is_an_error(tmp_path: Path) -> None:
     path = tiled(tmp_path / "a.svs", [picture()], description=APERIO.format(mpp="1.0000"))
-    found = look_at_slide(entry(path), RunConfig(tissue="whole"), load_predictor("nuclei"), 20, 0)
+    found = look_at_slide(entry(path), RunConfig(tissue="whole"), load_predictor("nuclei-classical"), 20, 0)
     assert "resolution_unavailable" in codes(found.findings)
     assert found.verdict == "error"
     assert "windows" not in found.facts

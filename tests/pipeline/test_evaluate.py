@@ -195,9 +195,9 @@ def test_what_a_run_has_written_is_truth_that_the_same_model_meets(cmu: Path, tm
         picture = slide.read(replace(slide.plane(slide.mpp), x=500, y=1500, width=400, height=300))
     Image.fromarray(picture).save(tmp_path / "tile.png")
     with open_slide(tmp_path / "tile.png", 0.499) as slide:
-        run(slide, load_predictor("nuclei"), GeoJSONSink(tmp_path / "tile.geojson.gz"))
+        run(slide, load_predictor("nuclei-classical"), GeoJSONSink(tmp_path / "tile.geojson.gz"))
     values = only(
-        evaluate(load_predictor("nuclei"), tmp_path / "tile.png", settings=Settings(mpp_override=0.499))
+        evaluate(load_predictor("nuclei-classical"), tmp_path / "tile.png", settings=Settings(mpp_override=0.499))
     ).values
     assert values["object_f1"] == values["detection_f1"] == 1
     # outlines are simplified, and neighbours may overlap by a pixel
@@ -420,8 +420,8 @@ def test_names_order_and_numbering_change_nothing(three: Path, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_processes_give_the_same_figures(three: Path) -> None:
-    alone = evaluate(load_predictor("nuclei"), three, settings=HALF)
-    shared = evaluate(load_predictor("nuclei"), three, settings=HALF, num_workers=2)
+    alone = evaluate(load_predictor("nuclei-classical"), three, settings=HALF)
+    shared = evaluate(load_predictor("nuclei-classical"), three, settings=HALF, num_workers=2)
     assert [image.slide_id for image in shared.images] == ["a", "b", "c"]
     assert [image.values for image in shared.images] == [image.values for image in alone.images]
 
@@ -494,7 +494,7 @@ def test_an_output_folder_inside_the_data_is_no_data(three: Path, tmp_path: Path
 
 
 def nuclei_on(folder: Path) -> dict[str, float]:
-    evaluation = evaluate(load_predictor("nuclei"), folder, settings=Settings(mpp_override=0.25))
+    evaluation = evaluate(load_predictor("nuclei-classical"), folder, settings=Settings(mpp_override=0.25))
     assert evaluation.all_complete
     return pooled(evaluation)
 

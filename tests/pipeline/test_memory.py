@@ -160,7 +160,7 @@ def test_a_batch_that_is_tried_tells_its_answer(pyramid: Path) -> None:
 def test_a_spool_of_larger_supertiles_is_not_gone_on_with(pyramid: Path, tmp_path: Path) -> None:
     config = RunConfig(cluster="threads")
     task = SlideTask(find_slides(str(pyramid))[0], tmp_path, config, "key", 1, most_side=2048)
-    model = dumps(load_predictor("nuclei"))
+    model = dumps(load_predictor("nuclei-classical"))
     begun = begin(task, model)
     predict(task, begun.plan, [0])
     assert begun.side == 2048
@@ -225,11 +225,11 @@ def test_a_run_stays_below_its_limit(cmu: Path, tmp_path: Path) -> None:
     with open_slide(cmu) as source:
         slide = write_pyramid(tmp_path / "8k.svs", source, size=(8192, 8192), mpp=0.25, tissue=0.1)
     limit = 600
-    _check(*_watched(slide, tmp_path / "out", limit, "-m", "nuclei", "-n", "2"), limit)
+    _check(*_watched(slide, tmp_path / "out", limit, "-m", "nuclei-classical", "-n", "2"), limit)
 
 
 @pytest.mark.slow
 def test_a_slide_of_65536_px_stays_below_its_limit(cmu: Path, tmp_path: Path) -> None:
     with open_slide(cmu) as source:
         slide = write_pyramid(tmp_path / "64k.svs", source, size=(65536, 65536), mpp=0.25, tissue=0.02)
-    _check(*_watched(slide, tmp_path / "out", 1500, "-m", "nuclei", "-n", "2"), 1500)
+    _check(*_watched(slide, tmp_path / "out", 1500, "-m", "nuclei-classical", "-n", "2"), 1500)

@@ -101,7 +101,7 @@ def test_objects_of_dropped_cores_vanish_and_the_others_stay(path: Path, tmp_pat
         shapes = [shapely.geometry.shape(f["geometry"]) for f in json.loads(text)["features"]]
         return {(round(s.centroid.x, 3), round(s.centroid.y, 3)) for s in shapes}
 
-    predictor = load_predictor("nuclei")
+    predictor = load_predictor("nuclei-classical")
     everything, report = objects_of(path, tmp_path, predictor)
     kept, filtered = objects_of(path, tmp_path, predictor, qc=QC)
     assert report.patches == len(report.quality)
@@ -166,7 +166,7 @@ def test_the_record_says_how_good_the_patches_were_with_and_without_a_filter(pat
     json.dumps(records)
 
 
-CONFIG = RunConfig(model="nuclei", mpp_override=0.5, num_workers=1, cluster="threads", format=("geojson.gz",))
+CONFIG = RunConfig(model="nuclei-classical", mpp_override=0.5, num_workers=1, cluster="threads", format=("geojson.gz",))
 
 
 def test_a_slide_without_a_good_patch_ends_complete_and_says_why(path: Path, tmp_path: Path) -> None:

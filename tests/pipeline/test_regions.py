@@ -236,9 +236,9 @@ def test_nuclei_of_a_real_slide_by_region(cmu: Path, tmp_path: Path) -> None:
     sink = GeoJSONSink(tmp_path / "objects.geojson.gz")
     with open_slide(cmu) as slide:
         tissue = find_tissue(slide)
-        pieces, whole = table(slide, tissue, tmp_path, load_predictor("nuclei"))
+        pieces, whole = table(slide, tissue, tmp_path, load_predictor("nuclei-classical"))
         mask = tissue.limited(array([area.shape for area in areas]), slide, drawn=areas)
-        report = run(slide, load_predictor("nuclei"), sink, mask=mask, regions=tmp_path / REGIONS)
+        report = run(slide, load_predictor("nuclei-classical"), sink, mask=mask, regions=tmp_path / REGIONS)
     assert sum(column(pieces, "objects")) == whole.merged.objects > 1000
     assert sum(column(pieces, "area_mm2")) == pytest.approx(whole.tissue_um2 / 1e6, abs=1e-5)
     found = rows(tmp_path / REGIONS)

@@ -154,7 +154,7 @@ def test_nuclei_of_a_region_of_a_real_slide_are_those_of_the_slide(cmu: Path, tm
         tissue = find_tissue(slide)
         for mask, side in ((tissue, 4096), (tissue.limited(array([region]), slide), 1024)):
             sink = GeoJSONSink(tmp_path / "objects.geojson")
-            reports.append(run(slide, load_predictor("nuclei"), sink, mask=mask, supertile=side))
+            reports.append(run(slide, load_predictor("nuclei-classical"), sink, mask=mask, supertile=side))
             found.append({f["id"]: f for f in json.loads(sink.path.read_bytes())["features"]})
     everything, inside = found
     # thresholds are bound on the slide, not on the region

@@ -31,7 +31,7 @@ from wsikit.tissue import TissueMask
 def nuclei_of(path: Path, out: Path, reader: str | None = None, **options: Any) -> tuple[bytes, RunReport]:
     sink = GeoJSONSink(out / "objects.geojson.gz")
     with open_slide(path, reader=reader) as slide:
-        report = run(slide, load_predictor("nuclei"), sink, **options)
+        report = run(slide, load_predictor("nuclei-classical"), sink, **options)
     assert_qupath(sink.path)
     return gzip.decompress(sink.path.read_bytes()), report
 
@@ -52,7 +52,7 @@ def test_nuclei_of_a_real_slide_are_the_same_bytes_however_it_is_read(
 def test_the_mask_holds_every_object_under_its_place_in_the_geojson(cmu: Path, tmp_path: Path) -> None:
     sinks = GeoJSONSink(tmp_path / "o.geojson.gz"), OmeZarrSink(tmp_path / "masks.ome.zarr")
     with open_slide(cmu) as slide:
-        run(slide, load_predictor("nuclei"), *sinks)
+        run(slide, load_predictor("nuclei-classical"), *sinks)
     found = geojson.loads(gzip.decompress(sinks[0].path.read_bytes()))["features"]
     root = zarr.open_group(sinks[1].path, mode="r")
     instances, classes = root["labels/instances/0"][:], root["labels/classes/0"][:]  # type: ignore[index]

@@ -38,7 +38,12 @@ def reference(path: Path, seed: int = 0) -> Path:
 
 def run(source: Path, out: Path, stain: str | None) -> dict[str, dict[str, Any]]:
     config = RunConfig(
-        model="nuclei", mpp_override=0.5, num_workers=1, cluster="threads", format=("geojson.gz",), stain=stain
+        model="nuclei-classical",
+        mpp_override=0.5,
+        num_workers=1,
+        cluster="threads",
+        format=("geojson.gz",),
+        stain=stain,
     )
     return {record["slide_id"]: record for record in run_many(find_slides(str(source), out), out, config)}
 
@@ -109,7 +114,7 @@ def test_a_blank_reference_stops_the_run_before_anything_is_written(source: Path
 def test_the_command_line_runs_the_sample_slide(cmu: Path, tmp_path: Path) -> None:
     ref = reference(tmp_path / "ref.png")
     out = tmp_path / "out"
-    arguments = ["-i", str(cmu), "-o", str(out), "-m", "nuclei", "-n", "1", "--format", "geojson.gz"]
+    arguments = ["-i", str(cmu), "-o", str(out), "-m", "nuclei-classical", "-n", "1", "--format", "geojson.gz"]
     done = wsikit_run(*arguments, "--stain", f"macenko:{ref}")
     assert done.returncode == 0, done.stderr
     (path,) = out.glob("*/slide.json")

@@ -90,7 +90,7 @@ def test_a_slide_that_fails_costs_only_itself(
 
 def test_a_runs_own_picture_is_left_alone(field: SlideEntry, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    config = RunConfig(model="nuclei", num_workers=1, cluster="threads", format=("geojson.gz",))
+    config = RunConfig(model="nuclei-classical", num_workers=1, cluster="threads", format=("geojson.gz",))
     (record,) = run_many([field], out, config)
     assert record["status"] == "complete"
     before = (out / "field" / "overview.png").read_bytes()

@@ -274,5 +274,5 @@ def test_a_folder_is_run_with_it_wherever_the_workers_are(
 
 def test_a_name_of_the_table_wins_over_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    written(tmp_path, SOURCE, "nuclei")
-    assert type(load_predictor("nuclei")) is PREDICTORS.load("nuclei")
+    written(tmp_path, SOURCE, "nuclei-classical")
+    assert type(load_predictor("nuclei-classical")) is PREDICTORS.load("nuclei-classical")

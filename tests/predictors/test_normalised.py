@@ -66,8 +66,8 @@ def window(slide: Slide, predictor: Predictor) -> Batch:
 
 @methods
 def test_nuclei_are_those_of_pixels_normalised_beforehand(tissue: Pixels, target: StainTarget) -> None:
-    wrapped, slide = prepared("nuclei", tissue, target)
-    plain, other = prepared("nuclei", beforehand(tissue, target), None)
+    wrapped, slide = prepared("nuclei-classical", tissue, target)
+    plain, other = prepared("nuclei-classical", beforehand(tissue, target), None)
     assert {key: wrapped.bound[key] for key in plain.bound} == dict(plain.bound)
     (found,), (expected,) = wrapped.predict(window(slide, wrapped)), plain.predict(window(other, plain))
     assert isinstance(found, Objects)
@@ -89,12 +89,12 @@ def test_score_maps_are_those_of_pixels_normalised_beforehand(tissue: Pixels, ta
 
 def test_normalising_changes_what_is_found(tissue: Pixels) -> None:
     """Else the tests above would pass without any normalisation."""
-    wrapped, _ = prepared("nuclei", tissue, MACENKO)
-    plain, _ = prepared("nuclei", tissue, None)
+    wrapped, _ = prepared("nuclei-classical", tissue, MACENKO)
+    plain, _ = prepared("nuclei-classical", tissue, None)
     assert wrapped.bound["haematoxylin_threshold_od"] != plain.bound["haematoxylin_threshold_od"]
 
 
-@pytest.mark.parametrize("name", ["nuclei", "stain-area"])
+@pytest.mark.parametrize("name", ["nuclei-classical", "stain-area"])
 @methods
 def test_a_slide_gives_the_same_for_any_super_tile(
     tissue: Pixels, tmp_path: Path, name: str, target: StainTarget
@@ -114,21 +114,21 @@ def test_a_slide_gives_the_same_for_any_super_tile(
 
 @methods
 def test_it_meets_the_contract_of_predictors(tissue: Pixels, target: StainTarget) -> None:
-    wrapped, _ = prepared("nuclei", tissue, target)
-    assert wrapped.name == "nuclei"
+    wrapped, _ = prepared("nuclei-classical", tissue, target)
+    assert wrapped.name == "nuclei-classical"
     assert wrapped.produces is Objects
-    assert wrapped.labels == load_predictor("nuclei").labels
-    assert wrapped.tile == load_predictor("nuclei").tile
+    assert wrapped.labels == load_predictor("nuclei-classical").labels
+    assert wrapped.tile == load_predictor("nuclei-classical").tile
     assert dict(wrapped.bound) == json.loads(json.dumps(dict(wrapped.bound)))
     assert pickle.loads(pickle.dumps(wrapped)) == wrapped
-    fresh = normalised(load_predictor("nuclei"), target)
+    fresh = normalised(load_predictor("nuclei-classical"), target)
     assert fresh.bound == {}
     assert pickle.loads(pickle.dumps(fresh)) == fresh
-    assert prepared("nuclei", tissue, target)[0] == wrapped
+    assert prepared("nuclei-classical", tissue, target)[0] == wrapped
 
 
 def test_the_profile_of_the_slide_is_recorded(tissue: Pixels) -> None:
-    wrapped, _ = prepared("nuclei", tissue, MACENKO)
+    wrapped, _ = prepared("nuclei-classical", tissue, MACENKO)
     stain = wrapped.bound["stain"]
     assert stain["method"] == "macenko"
     assert stain["reference"] == "published"
@@ -138,7 +138,7 @@ def test_the_profile_of_the_slide_is_recorded(tissue: Pixels) -> None:
 
 
 def test_models_differ_by_target_and_by_the_model_inside() -> None:
-    plain = load_predictor("nuclei")
+    plain = load_predictor("nuclei-classical")
     other = StainTarget(Macenko.fit(section(0, 0.3)), "reference.png", "abc")
     models = [plain, *(normalised(plain, target) for target in (*TARGETS, other))]
     models += [normalised(plain, replace(other, sha256="abd")), normalised(load_predictor("stain-area"), other)]
@@ -169,7 +169,7 @@ def test_a_blank_slide_is_seen_as_it_is_and_says_so(target: StainTarget) -> None
 def test_a_slide_without_tissue_says_so(target: StainTarget) -> None:
     slide = array_slide(BLANK, 0.5)
     nowhere = TissueMask(np.zeros((150, 150), bool), 2.0)
-    model = normalised(load_predictor("nuclei"), target).prepare(slide, nowhere)
+    model = normalised(load_predictor("nuclei-classical"), target).prepare(slide, nowhere)
     assert "0 of 0 pixels hold stain" in model.bound["warnings"][0]
 
 
@@ -179,7 +179,7 @@ def test_immunohistochemistry_is_not_bent_into_eosin(data: Path) -> None:
 
 
 def test_before_prepare_it_refuses_to_predict(tissue: Pixels) -> None:
-    model = normalised(load_predictor("nuclei"), MACENKO)
+    model = normalised(load_predictor("nuclei-classical"), MACENKO)
     assert isinstance(model, Predictor)
     with pytest.raises(PredictionError, match="prepare"):
         model.predict(window(array_slide(tissue, 0.5), model))

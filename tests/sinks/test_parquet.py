@@ -212,7 +212,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(image).save(folder / f"{name}.png")
         rows.append(f"{name},{folder / name}.png,{patient},0.5")
     (folder / "cohort.csv").write_text("\n".join(rows))
-    config = RunConfig(model="nuclei", format=("geojson.gz", "parquet"), num_workers=1, cluster="threads")
+    config = RunConfig(model="nuclei-classical", format=("geojson.gz", "parquet"), num_workers=1, cluster="threads")
     records = run_many(find_slides(folder / "cohort.csv"), folder / "out", config)
     assert [record["objects"] for record in records] == [0, 40, 60, 25, 9]
     return folder
@@ -271,7 +271,7 @@ def test_python_of_the_page_runs(cohort: Path) -> None:
 def test_the_sample_slide_has_the_same_objects_in_both(cmu: Path, tmp_path: Path) -> None:
     sinks = GeoJSONSink(tmp_path / "objects.geojson.gz"), ParquetSink(tmp_path / "objects.parquet")
     with open_slide(cmu) as slide:
-        run(slide, load_predictor("nuclei"), *sinks)
+        run(slide, load_predictor("nuclei-classical"), *sinks)
     texts = {one["id"]: shapely.geometry.shape(one["geometry"]) for one in geojson(tmp_path)}
     rows = pq.read_table(tmp_path / "objects.parquet", columns=["id", "geometry", "Area um^2"]).to_pydict()
     assert len(texts) > 3000
@@ -286,7 +286,7 @@ def test_the_sample_slide_has_the_same_objects_in_both(cmu: Path, tmp_path: Path
 
 
 def test_another_patient_is_another_table(cohort: Path) -> None:
-    config = RunConfig(model="nuclei", format=("parquet",), num_workers=1, cluster="threads")
+    config = RunConfig(model="nuclei-classical", format=("parquet",), num_workers=1, cluster="threads")
     one = replace(find_slides(cohort / "b.png")[0], mpp=0.5)
     for patient in ("A", "B"):
         run_many([replace(one, patient=patient)], cohort / "again", config)

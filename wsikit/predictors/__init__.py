@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ __all__ = ["FORMS", "METHODS", "PREDICTORS", "load_predictor"]
 PREDICTORS = Registry(
     "predictor",
     [
-        ("nuclei", "wsikit.predictors.nuclei:NucleiPredictor"),
+        ("nuclei", "wsikit.predictors.nuclei:Nuclei"),
+        ("nuclei-classical", "wsikit.predictors.nuclei_classical:ClassicalNuclei"),
         ("stain-area", "wsikit.predictors.stain_area:StainAreaPredictor"),
     ],
     group="wsikit.predictors",
@@ -72,14 +74,17 @@ def load_predictor(
     Raises:
         UnknownNameError: no such predictor; the message lists the choices.
         PluginError: a file or package that cannot be loaded, or a class that is no predictor.
-        ConfigError: a resolution, a share, a device or a card that the model cannot work with.
+        ConfigError: a resolution, a share, a device or a card that the model cannot work with, or a network without
+            torch (code no_torch).
     """
     if name.startswith("abmil:"):
+        _check_torch(name)
         from wsikit.nn.attention import load_attention
 
         return load_attention(Path(name.removeprefix("abmil:")), mpp=mpp, min_tissue=min_tissue, device=device)
     method, colon, checkpoint = name.partition(":")
     if colon and method in METHODS:
+        _check_torch(name)
         trained: Model = METHODS.load(method).load_predictor(
             Path(checkpoint), mpp=mpp, min_tissue=min_tissue, device=device
         )
@@ -90,6 +95,15 @@ def load_predictor(
         return load_carded(Path(name), mpp=mpp, min_tissue=min_tissue, device=device)
     cls, origin = _named(name)
     return _made(cls, origin, {"mpp": mpp, "min_tissue": min_tissue}, device)
+
+
+def _check_torch(name: str) -> None:
+    if find_spec("torch") is None:
+        raise ConfigError(
+            f"{name} is a network, and torch is not installed",
+            code="no_torch",
+            remedy='pip install "wsikit[nn]", or take a model without weights: nuclei-classical or stain-area',
+        )
 
 
 def _named(name: str) -> tuple[Callable[..., Any], str]:

@@ -15,7 +15,7 @@ from wsikit.geometry import Region
 from wsikit.methods.points.config import Config
 from wsikit.methods.points.instances import separate
 from wsikit.nn.device import choose_device, fast_precision
-from wsikit.outlines import moments, outlines
+from wsikit.outlines import circularity, moments, outlines
 from wsikit.predictions import Batch, Label, Objects
 from wsikit.training.checkpoint import MethodCard, load_checkpoint
 from wsikit.training.on_slides import OnSlides
@@ -72,7 +72,10 @@ class NucleiOutlines(OnSlides[Config]):
         labels, scores = separate(foreground, centre, region.mpp, self.config.instances)
         _, polygons = outlines(labels)
         sums = moments(labels, len(polygons))
-        measured = {"Area um^2": sums[:, 2].astype(np.float64) * region.mpp**2}
+        measured = {
+            "Area um^2": sums[:, 2].astype(np.float64) * region.mpp**2,
+            "Circularity": circularity(polygons),
+        }
         return Objects(region, polygons, np.zeros(len(polygons), np.int64), scores, sums, measured)
 
 

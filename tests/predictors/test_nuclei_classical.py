@@ -24,7 +24,7 @@ from wsikit.pipeline.evaluate import evaluate
 from wsikit.predictions import Batch, Objects, Predictor
 from wsikit.predictors import load_predictor
 from wsikit.predictors.basins import basins
-from wsikit.predictors.nuclei import AREA_UM2, NucleiPredictor, _without_small_holes
+from wsikit.predictors.nuclei_classical import AREA_UM2, ClassicalNuclei, _without_small_holes
 from wsikit.predictors.sampling import OD_RANGE, WINDOWS, od_histogram, otsu, tissue_windows
 from wsikit.slides import Slide, open_slide
 from wsikit.slides.array import array_slide
@@ -69,13 +69,13 @@ def scene(side: int = 1000, count: int = 260, seed: int = 5) -> tuple[NDArray[np
     return he(canvas), np.array(placed)
 
 
-def prepared(slide: Slide, mpp: float = 0.5) -> NucleiPredictor:
-    predictor = load_predictor("nuclei", mpp=mpp).prepare(slide, TissueMask.whole(slide))
-    assert isinstance(predictor, NucleiPredictor)
+def prepared(slide: Slide, mpp: float = 0.5) -> ClassicalNuclei:
+    predictor = load_predictor("nuclei-classical", mpp=mpp).prepare(slide, TissueMask.whole(slide))
+    assert isinstance(predictor, ClassicalNuclei)
     return predictor
 
 
-def found_in(predictor: NucleiPredictor, slide: Slide, region: Region) -> Objects:
+def found_in(predictor: ClassicalNuclei, slide: Slide, region: Region) -> Objects:
     (found,) = predictor.predict(Batch(slide.read(region)[None], (region,)))
     found.check(len(predictor.labels))
     return found
@@ -107,7 +107,7 @@ def identities(found: Objects, core: Region | None = None) -> set[tuple[object, 
     return set(zip(shapely.to_wkb(moved), *(value[owned].tolist() for value in values), strict=True))
 
 
-def tiled(predictor: NucleiPredictor, slide: Slide, mpp: float) -> set[tuple[object, ...]]:
+def tiled(predictor: ClassicalNuclei, slide: Slide, mpp: float) -> set[tuple[object, ...]]:
     spec = predictor.tile.at(mpp)
     width, height = slide.size_at(mpp)
     cells = [(c, r) for r in range(-(-height // spec.core)) for c in range(-(-width // spec.core))]
@@ -237,7 +237,7 @@ def test_annotated_nuclei_that_gave_no_constant_are_found(data: Path, tmp_path: 
     labels = sorted((data / "nuclei" / "dsb2018_he").glob("*_labels.png"))[1::4]
     rows = [f"{path.with_name(path.name.replace('_labels', ''))},0.25" for path in labels]
     (tmp_path / "some.csv").write_text("\n".join(["path,mpp", *rows]))
-    found = evaluate(load_predictor("nuclei", mpp=mpp), tmp_path / "some.csv")
+    found = evaluate(load_predictor("nuclei-classical", mpp=mpp), tmp_path / "some.csv")
     assert len(found.scored) == len(rows) > 10
     assert found.metrics()["object_f1"].pooled > 0.58
 
@@ -258,7 +258,7 @@ def test_the_edge_of_the_slide_makes_no_nuclei_of_even_tissue() -> None:
 
 def test_a_slide_without_tissue_still_binds() -> None:
     slide = array_slide(np.full((40, 50, 3), 255, np.uint8), 0.5)
-    predictor = load_predictor("nuclei").prepare(slide, TissueMask(np.zeros((5, 7), np.bool_), 4.0))
+    predictor = load_predictor("nuclei-classical").prepare(slide, TissueMask(np.zeros((5, 7), np.bool_), 4.0))
     region = slide.plane(0.5).padded(10)
     (found,) = predictor.predict(Batch(slide.read(region)[None], (region,)))
     assert predictor.bound["haematoxylin_otsu_od"] is None
@@ -272,7 +272,7 @@ def test_tiny_slides_work(size: tuple[int, int]) -> None:
 
 
 def test_prepare_returns_a_bound_copy_that_pickles(planted: tuple[Slide, NDArray[np.float64]]) -> None:
-    unbound = load_predictor("nuclei")
+    unbound = load_predictor("nuclei-classical")
     bound = unbound.prepare(planted[0], TissueMask.whole(planted[0]))
     assert isinstance(unbound, Predictor)
     assert unbound.bound == {}
@@ -282,22 +282,22 @@ def test_prepare_returns_a_bound_copy_that_pickles(planted: tuple[Slide, NDArray
 
 def test_predicting_before_prepare_is_refused() -> None:
     with pytest.raises(PredictionError, match="call prepare"):
-        load_predictor("nuclei").predict(Batch(np.zeros((1, 4, 4, 3), np.uint8), (Region(0, 0, 4, 4, 0.5),)))
+        load_predictor("nuclei-classical").predict(Batch(np.zeros((1, 4, 4, 3), np.uint8), (Region(0, 0, 4, 4, 0.5),)))
 
 
 def test_a_halo_too_small_is_refused_naming_both() -> None:
     with pytest.raises(ConfigError, match=r"20 um is too small.*at least 32 um"):
-        NucleiPredictor(halo_um=20)
+        ClassicalNuclei(halo_um=20)
 
 
 @pytest.mark.parametrize("mpp", [0.0, -1.0, 4.0, float("nan")])
 def test_a_resolution_out_of_range_is_refused(mpp: float) -> None:
     with pytest.raises(ConfigError, match="mpp"):
-        load_predictor("nuclei", mpp=mpp)
+        load_predictor("nuclei-classical", mpp=mpp)
 
 
 def test_the_halo_is_the_same_length_at_every_resolution() -> None:
-    halos = {mpp: load_predictor("nuclei", mpp=mpp).tile.halo for mpp in (0.25, 0.5, 1.0)}
+    halos = {mpp: load_predictor("nuclei-classical", mpp=mpp).tile.halo for mpp in (0.25, 0.5, 1.0)}
     assert halos == {0.25: 128, 0.5: 64, 1.0: 32}
 
 
