@@ -17,6 +17,7 @@ USES = {
     "cam_onss.yaml": "train cam_onss -c {} --data PATCHES -o OUT",
     "luad_histoseg.yaml": "train cam_onss -c {} --data LUAD-HistoSeg -o OUT",
     "bcss_wsss.yaml": "train cam_onss -c {} --data BCSS-WSSS -o OUT",
+    "points.yaml": "train points -c {} --data IMAGES -o OUT",
     "slurm.yaml": "run --cluster slurm --cluster-options {} -i SLIDES -o OUT",
 }
 """Template -> how what is made of it is used."""
@@ -34,9 +35,9 @@ def init(
 ) -> None:
     """Write a configuration file with every option, its default and what it means.
 
-    Its name says what it is of: run.yaml, or any other name, of `run`; tile.yaml of `tile`; counting.yaml and
-    cam_onss.yaml of `train`, luad_histoseg.yaml and bcss_wsss.yaml with the schedules of those data sets; slurm.yaml
-    holds the options of a cluster.
+    Its name says what it is of: run.yaml, or any other name, of `run`; tile.yaml of `tile`; counting.yaml,
+    cam_onss.yaml and points.yaml of `train`, luad_histoseg.yaml and bcss_wsss.yaml with the schedules of those data
+    sets; slurm.yaml holds the options of a cluster.
     """
     from importlib.resources import files
 

@@ -44,13 +44,17 @@ PREDICTORS = Registry(
 """Predictor name -> class."""
 METHODS = Registry(
     "method",
-    [("counting", "wsikit.methods.counting"), ("cam_onss", "wsikit.methods.cam_onss")],
+    [
+        ("counting", "wsikit.methods.counting"),
+        ("cam_onss", "wsikit.methods.cam_onss"),
+        ("points", "wsikit.methods.points"),
+    ],
     group="wsikit.methods",
 )
 """Name of a method that is trained -> its module, see ``wsikit.methods``. ``NAME:CHECKPOINT`` runs what it trained."""
 FORMS = {
     "path/to/predictor.py:MyPredictor": "a class of your own file; CONTRIBUTING.md has an example",
-    "METHOD:model.safetensors": "made by `wsikit train METHOD`, with its card beside it; METHOD: counting, cam_onss",
+    "METHOD:model.safetensors": "of `wsikit train METHOD`, with its card beside it; METHOD: counting, cam_onss, points",
     "abmil:model.safetensors": "an attention head over bags with its card beside it (docs/cards.md)",
     "model.pt, model.onnx": "TorchScript or ONNX with its card beside it (model.json, model.yaml, config.json)",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,16 +28,23 @@ class _Frame:
 
 @dataclass(frozen=True, slots=True)
 class DrawnInstances:
-    """The areas of an annotation file as instances."""
+    """The areas of an annotation file as instances; a file of outlines takes long to read, and is read once."""
 
-    path: Path
+    packed: bytes
+    """(H, W) int64, compressed: 0.1 to 0.2 bytes a pixel where nuclei are crowded, the image itself has 3."""
     size: tuple[int, int]
     """(width, height) of the image."""
 
+    @classmethod
+    def of(cls, instances: NDArray[np.int64]) -> DrawnInstances:
+        """Keep (H, W) instances."""
+        return cls(zlib.compress(instances.tobytes(), 1), (instances.shape[1], instances.shape[0]))
+
     def __call__(self) -> NDArray[np.int64]:
         """(H, W); areas are numbered 1, 2, ... in the order of the file, and where they overlap the smaller one has the
-        pixel. Raises AnnotationError."""
-        return _instances(read_annotations(self.path), self.size)
+        pixel."""
+        width, height = self.size
+        return np.frombuffer(zlib.decompress(self.packed), np.int64).reshape(height, width).copy()
 
 
 def _instances(annotations: Annotations, size: tuple[int, int]) -> NDArray[np.int64]:
@@ -78,8 +86,9 @@ def read_drawing(path: Path, size: tuple[int, int], *, outlines: bool, mpp: floa
     dimension = shapely.get_dimensions(shapes)
     points, areas = shapes[dimension == 0], shapes[dimension == 2]
     if len(areas) and (outlines or not len(points)):
-        found = _points_of_areas(areas, _instances(annotations, size), size)
-        return Drawn(found, DrawnInstances(path, size), others=len(shapes) - len(areas))
+        instances = _instances(annotations, size)
+        found = _points_of_areas(areas, instances, size)
+        return Drawn(found, DrawnInstances.of(instances), others=len(shapes) - len(areas))
     return Drawn(np.asarray(shapely.get_coordinates(points), np.float64), areas=len(areas), others=_lines(dimension))
 
 
