@@ -1,6 +1,7 @@
 """Nuclei in H&E by a network that comes with wsikit: weights of the method ``points``, with their card beside them.
 
-``benchmarks/points.py`` has the splits that they were measured on, docs/nuclei.md what is known of them.
+configs/nuclei.yaml says how they were made, ``benchmarks/points.py`` on which splits that was measured, docs/nuclei.md
+what is known of them.
 """
 
 from __future__ import annotations

@@ -87,10 +87,15 @@ class Config(_Part):
     """Mean radius of a nucleus; every length that targets and labels of points have is a multiple of it."""
     licence: str = ""
     """Of the training images, for the card."""
+    name: str = ""
+    """Of the model, as reports show it; points and the label if empty."""
     label: str = "Nucleus"
     """Name of what is found, as QuPath shows it."""
     stain: Literal["he", "ihc"] = "he"
     """What the images are stained with: he moves haematoxylin and eosin in training, ihc leaves stains as they are."""
+    restain: float = Field(default=0.0, ge=0, le=1)
+    """Share of the pieces of training that are painted as H&E, for images that hold one dark stain and a model that
+    shall work on H&E (``wsikit.stain.restain``)."""
     test_share: float = Field(default=0.15, ge=0, lt=1)
     """Of the images (whole patients, where they are known) that training never sees, unless a split column says so."""
     validation_share: float = Field(default=0.1, gt=0, lt=1)
@@ -108,7 +113,7 @@ class Config(_Part):
     """Micrometres per pixel that training images are resized to, drawn evenly on a logarithmic scale. The model can be
     run at any resolution in between."""
     crop: int = Field(default=160, gt=0, multiple_of=32)
-    """Side of the pieces that are learned from, px. An image gives as many in an epoch as cover it at ``at_mpp``."""
+    """Side of the pieces that are learned from, px. An image gives as many in an epoch as cover it."""
     detector: Detector = Detector()
     segmenter: Segmenter = Segmenter()
     instances: Instances = Instances()
@@ -119,5 +124,8 @@ class Config(_Part):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """What the network computes in on slides. auto: bfloat16 on processors that multiply it by themselves, about twice
     as fast, else float32. Training has ``recipe.precision``."""
+    stored: Literal["float32", "float16"] = "float32"
+    """What the checkpoint keeps its weights in. float16 makes half as large a file, and the card's figures are those of
+    the rounded weights."""
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -11,7 +11,7 @@ CENTRE_WEIGHT = 4.0
 """Of the centre's loss beside the foreground's two."""
 CENTRE_BETA = 0.1
 """Errors of the centre map up to this are squared, larger ones count by their size (Huber)."""
-CONTACT_WEIGHT = 4.0
+CONTACT_WEIGHT = 8.0
 """Added to the 1 that a pixel counts, where two nuclei meet: the few pixels there decide if they are told apart."""
 SOFT = 1.0
 """px added to both sides of the Dice, so that images without nuclei have one."""

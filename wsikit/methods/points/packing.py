@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from wsikit.methods.points.evaluate import evaluate
 from wsikit.methods.points.predict import VERSION, load_predictor
 from wsikit.nn.card import CardLabel
@@ -27,7 +29,13 @@ def pack(training: Training, fitted: Mapping[str, Fitted], facts: Mapping[str, A
         metrics = evaluate(predictor, training.images("test"))
         return {**metrics, "validation": evaluate(predictor, training.images("validation"))}
 
-    return training.pack(training.model.state_dict(), _card(training, fitted, facts), measured)
+    return training.pack(_stored(training), _card(training, fitted, facts), measured)
+
+
+def _stored(training: Training) -> dict[str, torch.Tensor]:
+    number = getattr(torch, training.config.stored)
+    state = training.model.state_dict()
+    return {name: value.to(number) if value.is_floating_point() else value for name, value in state.items()}
 
 
 def _card(training: Training, fitted: Mapping[str, Fitted], facts: Mapping[str, Any]) -> MethodCard:
@@ -35,7 +43,7 @@ def _card(training: Training, fitted: Mapping[str, Fitted], facts: Mapping[str, 
     return training.card(
         fitted,
         facts,
-        name=f"points ({config.label})",
+        name=config.name or f"points ({config.label})",
         version=VERSION,
         labels=(CardLabel(name=config.label),),
         mpp=config.at_mpp,

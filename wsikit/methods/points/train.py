@@ -68,26 +68,27 @@ class Training(Stages[Config, PointImage]):
     def pieces(self, images: Images, lessons: Sequence[Lesson], epoch: int, size: int) -> Iterator[Pieces]:
         """The batches of an epoch of training.
 
-        Every image gives as many pieces as cover it at ``at_mpp``; each is resized to a resolution of its own, turned
-        and recoloured.
+        Every image gives as many pieces as it has pixels for; each is resized to a resolution of its own, turned and
+        recoloured.
         """
-        rng = np.random.default_rng([self.config.seed, epoch])
-        order = rng.permutation(np.repeat(np.arange(len(images)), [self._count(image) for image in images]))
+        rng, own = np.random.default_rng([self.config.seed, epoch]), self.config.mpp
+        order = rng.permutation(np.repeat(np.arange(len(images)), [self._count(image, own) for image in images]))
         # as even as can be: a batch of one has little to be normalised by
         for part in np.array_split(order, -(-len(order) // size)):
             pixels, planes, radii = self._cut(images, lessons, part.tolist(), rng, self.config.seen_mpp)
             seen, turned_planes = turned(pixels, planes, rng)
             assert turned_planes is not None
-            yield self._batch(recoloured(seen, self.config.stain, rng), turned_planes, radii)
+            yield self._batch(recoloured(seen, self.config.stain, rng, self.config.restain), turned_planes, radii)
 
     def plain_pieces(self, images: Images, lessons: Sequence[Lesson]) -> Iterator[Pieces]:
         """Pieces that are the same at each call, at ``at_mpp`` and as they are, one by one."""
         rng, at = np.random.default_rng(self.config.seed), self.config.at_mpp
-        for index in np.repeat(np.arange(len(images)), [self._count(image) for image in images]).tolist():
+        for index in np.repeat(np.arange(len(images)), [self._count(image, at) for image in images]).tolist():
             yield self._batch(*self._cut(images, lessons, [index], rng, (at, at)))
 
-    def _count(self, image: PointImage) -> int:
-        width, height = (side * self.config.mpp / self.config.at_mpp for side in image.source.size)
+    def _count(self, image: PointImage, mpp: float) -> int:
+        """How many pieces cover an image that has so many um per px."""
+        width, height = (side * self.config.mpp / mpp for side in image.source.size)
         return max(1, round(width * height / self.config.crop**2))
 
     def _cut(
