@@ -18,6 +18,7 @@ USES = {
     "luad_histoseg.yaml": "train cam_onss -c {} --data LUAD-HistoSeg -o OUT",
     "bcss_wsss.yaml": "train cam_onss -c {} --data BCSS-WSSS -o OUT",
     "points.yaml": "train points -c {} --data IMAGES -o OUT",
+    "nuclei.yaml": "train points -c {} --data DSB2018 -o OUT",
     "slurm.yaml": "run --cluster slurm --cluster-options {} -i SLIDES -o OUT",
 }
 """Template -> how what is made of it is used."""

@@ -27,8 +27,11 @@ from wsikit.methods.points.train import Training, nearest  # noqa: E402
 from wsikit.outlines import pixels  # noqa: E402
 from wsikit.pipeline.run import run  # noqa: E402
 from wsikit.predictions import Batch  # noqa: E402
+from wsikit.predictors.haematoxylin import slide_threshold  # noqa: E402
 from wsikit.sinks.memory import FeatureList  # noqa: E402
 from wsikit.slides.array import array_slide  # noqa: E402
+from wsikit.stain.density import EOSIN, HAEMATOXYLIN, absorption, intensity  # noqa: E402
+from wsikit.stain.macenko import basis  # noqa: E402
 from wsikit.tissue import TissueMask  # noqa: E402
 from wsikit.training.fit import Progress  # noqa: E402
 from wsikit.training.recipe import Recipe  # noqa: E402
@@ -81,6 +84,14 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return Trained(config, folder / "out", load_predictor(train(config, folder / "out"), device="cpu"))
 
 
+@pytest.fixture(scope="module")
+def grey(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The same training of a network that is shown haematoxylin only."""
+    folder = tmp_path_factory.mktemp("grey")
+    config = settings(write(folder / "data", 24), 12).model_copy(update={"sees": "haematoxylin"})
+    return Trained(config, folder / "out", load_predictor(train(config, folder / "out"), device="cpu"))
+
+
 @dataclass(frozen=True, eq=False)
 class Sheet:
     """A planted slide, and the nuclei that were found on it."""
@@ -117,6 +128,34 @@ def test_an_untrained_network_finds_none_of_them(small: Trained) -> None:
     torch.manual_seed(0)
     training = Training(small.config, small.out, build_model(small.config), None)
     assert training.scored(training.images("test"))["object_f1"] < 0.2
+
+
+def stained_otherwise(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Half of the haematoxylin, and three times the eosin with some more of it everywhere."""
+    stains = basis(np.array([HAEMATOXYLIN, EOSIN]))
+    amounts = absorption(image) @ np.linalg.inv(stains)
+    changed = np.stack([0.5 * amounts[..., 0], 3 * amounts[..., 1] + 0.3, amounts[..., 2]], axis=-1)
+    return np.clip(intensity(changed @ stains), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_network_that_sees_haematoxylin_says_nearly_the_same_of_other_stains(grey: Trained, seed: int) -> None:
+    scene = planted.scene(seed, side=128, nuclei=40)
+    plain, other = (
+        painted(look(grey.predictor, image, MPP), (128, 128), MPP)
+        for image in (scene.image, stained_otherwise(scene.image))
+    )
+    assert mask_scores(scene.labels, plain)["object_f1"].value > 0.85
+    assert mask_scores(scene.labels, other)["object_f1"].value > 0.85
+    assert ((plain > 0) == (other > 0)).mean() > 0.96
+
+
+def test_the_slides_threshold_is_bound_where_it_is_used(small: Trained, grey: Trained) -> None:
+    slide = array_slide(planted.scene(3, side=128, nuclei=40).image, MPP)
+    tissue = TissueMask.whole(slide)
+    assert small.predictor.prepare(slide, tissue).bound == {}
+    bound = grey.predictor.prepare(slide, tissue)
+    assert bound.bound == {"haematoxylin_threshold_od": slide_threshold(slide, tissue, MPP)[0]}
 
 
 def test_objects_on_a_slide_lie_on_the_right_pixels(small: Trained) -> None:

@@ -22,10 +22,8 @@ from wsikit.geometry import Region, TileSpec
 from wsikit.outlines import circularity, largest_parts, moments, outlines
 from wsikit.predictions import Batch, Label, Objects
 from wsikit.predictors.basins import basins
-from wsikit.predictors.sampling import OD_BINS, OD_RANGE, od_histogram, otsu, tissue_pixels
-from wsikit.predictors.stain import Deconvolution
+from wsikit.predictors.haematoxylin import density, gaussian, slide_threshold, smoothed
 from wsikit.slides import Slide
-from wsikit.stain.density import EOSIN, HAEMATOXYLIN
 from wsikit.tissue import TissueMask
 
 MAX_MPP = 1.1
@@ -34,18 +32,12 @@ MAX_EXTENT_UM = 24.0
 """Longest side of a nucleus's bounding box; longer things are clumps or fibres."""
 AREA_UM2 = (5.0, 300.0)
 """Smallest and largest nucleus."""
-SMOOTHING_UM = 0.5
-"""Sigma of the Gaussian against noise and chromatin texture."""
 SURROUND_UM = 4.0
 """Sigma of the Gaussian that gives the local mean, cut off at two sigma."""
 SURROUND_WEIGHT = 0.7
 """Share of the local mean in the local threshold; the slide's own threshold has the rest."""
 LOCAL_FLOOR = 0.8
 """The local threshold is at least this share of the slide's, so that bare stroma gives nothing."""
-THRESHOLD_FLOOR = 0.12
-"""Smallest threshold, OD: glass and pale stroma stay below, the palest nuclei seen are at 0.2."""
-MAX_OD = OD_RANGE[1]
-"""Densities are cut off here: darker pixels are black, and their hue is noise."""
 MAX_HOLE_UM2 = 6.0
 """Holes up to this area are filled: nucleoli and vesicular chromatin."""
 CONTRAST_CAP = 3.0
@@ -137,16 +129,9 @@ class ClassicalNuclei:
         return {"haematoxylin_threshold_od": self.threshold, "haematoxylin_otsu_od": self.otsu_od}
 
     def prepare(self, slide: Slide, tissue: TissueMask) -> Self:
-        """Bind the slide's size and its threshold: Otsu's of the smoothed density over a fixed sample of the tissue.
-
-        A slide without tissue gets ``THRESHOLD_FLOOR``, which is also the least that any slide gets.
-        """
+        """Bind the slide's size and its threshold (``slide_threshold``)."""
         mpp = slide.resolve(self.mpp)
-        histogram = np.zeros(OD_BINS, np.int64)
-        for pixels, inside in tissue_pixels(slide, tissue, mpp):
-            histogram += od_histogram(_smooth(_haematoxylin(pixels), mpp)[inside])
-        found = otsu(histogram)
-        threshold = max(THRESHOLD_FLOOR, found or 0.0)
+        threshold, found = slide_threshold(slide, tissue, mpp)
         return replace(self, threshold=threshold, otsu_od=found, size=slide.size_at(mpp))
 
     def predict(self, batch: Batch) -> Sequence[Objects]:
@@ -191,28 +176,13 @@ def _nuclei(densities: _Densities, region: Region, threshold: float) -> Objects:
     return Objects(region, polygons[keep], np.zeros(int(keep.sum()), np.int64), scores[keep], sums[keep], measurements)
 
 
-def _haematoxylin(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return np.minimum(Deconvolution.of(HAEMATOXYLIN, EOSIN).density(image, 0), np.float32(MAX_OD))
-
-
-def _gaussian(values: NDArray[np.float32], sigma_um: float, mpp: float, truncate: float) -> NDArray[np.float32]:
-    """Smooth to ``sigma_um`` in all: the pixels' own width, a box of variance mpp^2 / 12, is part of it."""
-    sigma = math.sqrt(max(sigma_um**2 - mpp**2 / 12, 0.0)) / mpp
-    smooth: NDArray[np.float32] = ndimage.gaussian_filter(values, sigma, mode="reflect", truncate=truncate)
-    return smooth
-
-
-def _smooth(density: NDArray[np.float32], mpp: float) -> NDArray[np.float32]:
-    return _gaussian(density, SMOOTHING_UM, mpp, truncate=3.0)
-
-
 def _densities(image: NDArray[np.uint8], mpp: float, threshold: float) -> _Densities:
-    raw = _haematoxylin(image)
-    local = _gaussian(raw, SURROUND_UM, mpp, truncate=2.0)
+    raw = density(image)
+    local = gaussian(raw, SURROUND_UM, mpp, truncate=2.0)
     local *= np.float32(SURROUND_WEIGHT)
     local += np.float32((1 - SURROUND_WEIGHT) * threshold)
     np.maximum(local, np.float32(LOCAL_FLOOR * threshold), out=local)
-    return _Densities(raw, _smooth(raw, mpp), local)
+    return _Densities(raw, smoothed(raw, mpp), local)
 
 
 def _segment(densities: _Densities, mpp: float, threshold: float) -> NDArray[np.int32]:
@@ -243,7 +213,7 @@ def _summits(densities: _Densities, mask: NDArray[np.bool_], mpp: float) -> NDAr
     height: NDArray[np.float32] = ndimage.distance_transform_edt(mask).astype(np.float32)
     height *= np.float32(mpp)
     height *= np.minimum(densities.smooth / densities.threshold, np.float32(CONTRAST_CAP))
-    return _gaussian(height, SUMMIT_SMOOTHING_UM, mpp, truncate=3.0)
+    return gaussian(height, SUMMIT_SMOOTHING_UM, mpp, truncate=3.0)
 
 
 def _cut_to_peak(labels: NDArray[np.int32], density: NDArray[np.float32], base: float) -> NDArray[np.int32]:

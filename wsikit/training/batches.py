@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 from wsikit.stain.augment import augment as other_stain
-from wsikit.stain.restain import restained
 from wsikit.training.images import TrainingImage
 
 M = TypeVar("M", np.bool_, np.uint8, np.float32)
@@ -58,12 +57,9 @@ def turned(
 
 
 def recoloured(
-    images: list[NDArray[np.uint8]], stain: Literal["he", "ihc"], rng: np.random.Generator, restain: float = 0.0
+    images: list[NDArray[np.uint8]], stain: Literal["he", "ihc"], rng: np.random.Generator
 ) -> list[NDArray[np.uint8]]:
-    """Each image a little brighter or darker, with more or less contrast, and stained a little differently; a share of
-    them, ``restain``, painted as H&E (``wsikit.stain.restain``)."""
-    if restain:
-        images = [restained(image, rng) if rng.random() < restain else image for image in images]
+    """Each image a little brighter or darker, with more or less contrast, and stained a little differently."""
     if stain == "he":
         images = [other_stain(np.ascontiguousarray(image), rng, STAIN) for image in images]
     changed = []

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,11 @@ from wsikit.errors import ConfigError
 from wsikit.geometry import Region
 from wsikit.methods.points.config import Config
 from wsikit.methods.points.instances import separate
+from wsikit.methods.points.shown import haematoxylin_shown
 from wsikit.nn.device import choose_device, fast_precision
 from wsikit.outlines import circularity, moments, outlines
 from wsikit.predictions import Batch, Label, Objects
+from wsikit.predictors.haematoxylin import slide_threshold
 from wsikit.training.checkpoint import MethodCard, load_checkpoint
 from wsikit.training.on_slides import OnSlides
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from wsikit.nn.feed import Forward
+    from wsikit.slides import Slide
+    from wsikit.tissue import TissueMask
 
 VERSION = 1
 """Of the network: a checkpoint of another is refused."""
@@ -36,6 +40,9 @@ TOLERANCE = 0.02
 @dataclass(frozen=True, slots=True)
 class NucleiOutlines(OnSlides[Config]):
     """Outlines of nuclei."""
+
+    threshold: float | None = None
+    """Of the slide's haematoxylin, OD, where the network is shown nothing else; set by ``prepare``."""
 
     produces: ClassVar[type[Objects]] = Objects
 
@@ -56,6 +63,19 @@ class NucleiOutlines(OnSlides[Config]):
             "precision": self.precision,
         }
 
+    @property
+    def bound(self) -> Mapping[str, Any]:
+        """The slide's threshold, where there is one."""
+        return {} if self.threshold is None else {"haematoxylin_threshold_od": self.threshold}
+
+    def prepare(self, slide: Slide, tissue: TissueMask) -> Self:
+        """Bind the slide's size, and its threshold of haematoxylin where that is what the network sees."""
+        mpp = slide.resolve(self.tile.mpp)
+        size = slide.size_at(mpp)
+        if self.config.sees == "colours":
+            return replace(self, size=size)
+        return replace(self, size=size, threshold=slide_threshold(slide, tissue, mpp)[0])
+
     def predict(self, batch: Batch) -> Sequence[Objects]:
         """Nuclei of each patch, those cut by its border left out. Raises PredictionError before ``prepare``."""
         if not len(batch):
@@ -65,6 +85,9 @@ class NucleiOutlines(OnSlides[Config]):
 
     def maps(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, 2, H, W) probabilities, foreground and centre, of (N, H, W, 3) RGB."""
+        threshold = self.threshold
+        if threshold is not None:
+            pixels = np.stack([haematoxylin_shown(image, threshold) for image in pixels])
         return self.ask(_network, pixels)
 
     def _objects(self, maps: NDArray[np.float32], region: Region) -> Objects:

@@ -24,15 +24,20 @@ from wsikit.methods.points.instances import separate
 from wsikit.methods.points.lessons import Kind, Labels, Lesson, Masks, Planes, Points
 from wsikit.methods.points.losses import CENTRE_WEIGHT, foreground_loss, inner_loss, label_loss
 from wsikit.methods.points.model import CENTRE, FOREGROUND, NucleiNet, build_model
+from wsikit.methods.points.shown import haematoxylin_shown
 from wsikit.methods.points.targets import heat_loss
 from wsikit.metrics import Ratio
+from wsikit.predictors.haematoxylin import slide_threshold
 from wsikit.slides.array import array_slide
+from wsikit.tissue import TissueMask
 from wsikit.training.batches import recoloured, tensor, turned
 from wsikit.training.fit import Fitted, Watch
 from wsikit.training.recipe import Recipe
 from wsikit.training.splits import Splits, split_images
 from wsikit.training.stages import Stages
 
+SPREAD = 0.2
+"""Sigma of the logarithm of thresholds of haematoxylin in training: another field of a slide would give another."""
 MARGIN = 32
 """px around a validation image that the network sees, mirrored, as on slides."""
 KINDS: Mapping[str, tuple[Kind, ...]] = {
@@ -43,6 +48,8 @@ KINDS: Mapping[str, tuple[Kind, ...]] = {
 """Of labels from points, by ``segmenter.labels``."""
 V = TypeVar("V", bound=np.generic)
 Images = list[PointImage]
+Pictures = list[NDArray[np.uint8]]
+"""(S, S, 3) RGB each."""
 Pieces = tuple[torch.Tensor, torch.Tensor, tuple[float, ...]]
 """(N, 3, S, S) pixels in [0, 1], (N, K, S, S) what the lesson says of them, and the nuclear radius in px of each."""
 
@@ -63,6 +70,7 @@ class Training(Stages[Config, PointImage]):
     def __init__(self, config: Config, out: Path, model: NucleiNet, watch: Watch | None) -> None:
         _check(config)
         super().__init__(config, out, *split_data(config), watch, encoder=dict(model.encoder_facts))
+        self._thresholds: dict[str, float] = {}
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def pieces(self, images: Images, lessons: Sequence[Lesson], epoch: int, size: int) -> Iterator[Pieces]:
@@ -78,13 +86,15 @@ class Training(Stages[Config, PointImage]):
             pixels, planes, radii = self._cut(images, lessons, part.tolist(), rng, self.config.seen_mpp)
             seen, turned_planes = turned(pixels, planes, rng)
             assert turned_planes is not None
-            yield self._batch(recoloured(seen, self.config.stain, rng, self.config.restain), turned_planes, radii)
+            seen = self._shown(recoloured(seen, self.config.stain, rng), [images[i] for i in part], rng)
+            yield self._batch(seen, turned_planes, radii)
 
     def plain_pieces(self, images: Images, lessons: Sequence[Lesson]) -> Iterator[Pieces]:
         """Pieces that are the same at each call, at ``at_mpp`` and as they are, one by one."""
         rng, at = np.random.default_rng(self.config.seed), self.config.at_mpp
         for index in np.repeat(np.arange(len(images)), [self._count(image, at) for image in images]).tolist():
-            yield self._batch(*self._cut(images, lessons, [index], rng, (at, at)))
+            pixels, planes, radii = self._cut(images, lessons, [index], rng, (at, at))
+            yield self._batch(self._shown(pixels, [images[index]]), planes, radii)
 
     def _count(self, image: PointImage, mpp: float) -> int:
         """How many pieces cover an image that has so many um per px."""
@@ -98,7 +108,7 @@ class Training(Stages[Config, PointImage]):
         indices: Sequence[int],
         rng: np.random.Generator,
         mpp: tuple[float, float],
-    ) -> tuple[list[NDArray[np.uint8]], list[Planes], tuple[float, ...]]:
+    ) -> tuple[Pictures, list[Planes], tuple[float, ...]]:
         """Pixels, planes and nuclear radius (px) of a random piece of each image, at a resolution between two."""
         scale = self.config.crop / self.config.mpp
         sides = [scale * float(np.exp(rng.uniform(*np.log(mpp)))) for _ in indices]
@@ -107,6 +117,25 @@ class Training(Stages[Config, PointImage]):
         pixels = [cut([images[i].read()], box, self.config.crop)[0] for i, box in pairs]
         radii = tuple(self.config.radius_um * scale / side for side in sides)
         return pixels, [lessons[i](box) for i, box in pairs], radii
+
+    def _shown(
+        self, pixels: Pictures, images: Sequence[PointImage], rng: np.random.Generator | None = None
+    ) -> Pictures:
+        """What the network sees of pieces of images; with ``rng``, as if their thresholds had been found a little
+        otherwise."""
+        if self.config.sees == "colours":
+            return pixels
+        errors = np.ones(len(images)) if rng is None else np.exp(rng.normal(0, SPREAD, len(images)))
+        thresholds = [self._threshold(image) * error for image, error in zip(images, errors, strict=True)]
+        return [haematoxylin_shown(*pair) for pair in zip(pixels, thresholds, strict=True)]
+
+    def _threshold(self, image: PointImage) -> float:
+        """Of haematoxylin, OD, as the predictor finds it on slides."""
+        if image.name not in self._thresholds:
+            slide = array_slide(image.read(), self.config.mpp)
+            found, _ = slide_threshold(slide, TissueMask.whole(slide), self.config.mpp)
+            self._thresholds[image.name] = found
+        return self._thresholds[image.name]
 
     def _batch(self, pixels: Sequence[NDArray[np.uint8]], planes: Sequence[Planes], radii: tuple[float, ...]) -> Pieces:
         # (N, S, S, K) -> (N, K, S, S)
@@ -215,7 +244,7 @@ class Training(Stages[Config, PointImage]):
         """(2, h, w) what the model says of an image at ``at_mpp``; it is left in eval mode."""
         self.model.eval()
         slide = array_slide(image.read(), self.config.mpp)
-        pixels = slide.read(slide.plane(slide.resolve(self.config.at_mpp)))
+        (pixels,) = self._shown([slide.read(slide.plane(slide.resolve(self.config.at_mpp)))], [image])
         found = torch.sigmoid(self.model(tensor([pixels], self.device, MARGIN)).float())
         return np.asarray(found[0, :, MARGIN:-MARGIN, MARGIN:-MARGIN].cpu().numpy())
 
