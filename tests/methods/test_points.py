@@ -23,11 +23,11 @@ from wsikit.methods.points import Config, build_model, dataset, evaluate, load_p
 from wsikit.methods.points.config import Segmenter  # noqa: E402
 from wsikit.methods.points.evaluate import centres, look, mask_scores, painted  # noqa: E402
 from wsikit.methods.points.predict import NucleiOutlines  # noqa: E402
+from wsikit.methods.points.shown import NuclearStain  # noqa: E402
 from wsikit.methods.points.train import Training, nearest  # noqa: E402
 from wsikit.outlines import pixels  # noqa: E402
 from wsikit.pipeline.run import run  # noqa: E402
 from wsikit.predictions import Batch  # noqa: E402
-from wsikit.predictors.haematoxylin import slide_threshold  # noqa: E402
 from wsikit.sinks.memory import FeatureList  # noqa: E402
 from wsikit.slides.array import array_slide  # noqa: E402
 from wsikit.stain.density import EOSIN, HAEMATOXYLIN, absorption, intensity  # noqa: E402
@@ -86,9 +86,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 @pytest.fixture(scope="module")
 def grey(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """The same training of a network that is shown haematoxylin only."""
+    """The same training of a network that is shown the stain of nuclei only."""
     folder = tmp_path_factory.mktemp("grey")
-    config = settings(write(folder / "data", 24), 12).model_copy(update={"sees": "haematoxylin"})
+    config = settings(write(folder / "data", 24), 12).model_copy(update={"sees": "stain"})
     return Trained(config, folder / "out", load_predictor(train(config, folder / "out"), device="cpu"))
 
 
@@ -139,7 +139,7 @@ def stained_otherwise(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_network_that_sees_haematoxylin_says_nearly_the_same_of_other_stains(grey: Trained, seed: int) -> None:
+def test_a_network_that_sees_stain_says_nearly_the_same_of_other_stains(grey: Trained, seed: int) -> None:
     scene = planted.scene(seed, side=128, nuclei=40)
     plain, other = (
         painted(look(grey.predictor, image, MPP), (128, 128), MPP)
@@ -150,12 +150,11 @@ def test_a_network_that_sees_haematoxylin_says_nearly_the_same_of_other_stains(g
     assert ((plain > 0) == (other > 0)).mean() > 0.96
 
 
-def test_the_slides_threshold_is_bound_where_it_is_used(small: Trained, grey: Trained) -> None:
+def test_the_slides_stain_is_bound_where_it_is_shown(small: Trained, grey: Trained) -> None:
     slide = array_slide(planted.scene(3, side=128, nuclei=40).image, MPP)
     tissue = TissueMask.whole(slide)
     assert small.predictor.prepare(slide, tissue).bound == {}
-    bound = grey.predictor.prepare(slide, tissue)
-    assert bound.bound == {"haematoxylin_threshold_od": slide_threshold(slide, tissue, MPP)[0]}
+    assert grey.predictor.prepare(slide, tissue).bound == NuclearStain.of(slide, tissue, MPP).facts
 
 
 def test_objects_on_a_slide_lie_on_the_right_pixels(small: Trained) -> None:

@@ -51,5 +51,10 @@ def slide_threshold(slide: Slide, tissue: TissueMask, mpp: float) -> tuple[float
     histogram = np.zeros(OD_BINS, np.int64)
     for pixels, inside in tissue_pixels(slide, tissue, mpp):
         histogram += od_histogram(smoothed(density(pixels), mpp)[inside])
+    return threshold_of(histogram)
+
+
+def threshold_of(histogram: NDArray[np.int64]) -> tuple[float, float | None]:
+    """As ``slide_threshold``, of an ``od_histogram`` of smoothed densities."""
     found = otsu(histogram)
     return max(THRESHOLD_FLOOR, found or 0.0), found

@@ -93,9 +93,9 @@ class Config(_Part):
     """Name of what is found, as QuPath shows it."""
     stain: Literal["he", "ihc"] = "he"
     """What the images are stained with: he moves haematoxylin and eosin in training, ihc leaves stains as they are."""
-    sees: Literal["colours", "haematoxylin"] = "colours"
-    """What the network is shown. haematoxylin: only how much of it there is, in units of the slide's own threshold,
-    which looks alike in images of other laboratories and other stains beside it (``wsikit.methods.points.shown``)."""
+    sees: Literal["colours", "stain"] = "colours"
+    """What the network is shown. stain: only how much of the stain of nuclei there is, in units of the slide's own
+    threshold, which looks alike in images of other laboratories and stains (``wsikit.methods.points.shown``)."""
     test_share: float = Field(default=0.15, ge=0, lt=1)
     """Of the images (whole patients, where they are known) that training never sees, unless a split column says so."""
     validation_share: float = Field(default=0.1, gt=0, lt=1)

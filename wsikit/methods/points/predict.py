@@ -14,11 +14,10 @@ from wsikit.errors import ConfigError
 from wsikit.geometry import Region
 from wsikit.methods.points.config import Config
 from wsikit.methods.points.instances import separate
-from wsikit.methods.points.shown import haematoxylin_shown
+from wsikit.methods.points.shown import NuclearStain
 from wsikit.nn.device import choose_device, fast_precision
 from wsikit.outlines import circularity, moments, outlines
 from wsikit.predictions import Batch, Label, Objects
-from wsikit.predictors.haematoxylin import slide_threshold
 from wsikit.training.checkpoint import MethodCard, load_checkpoint
 from wsikit.training.on_slides import OnSlides
 
@@ -41,8 +40,8 @@ TOLERANCE = 0.02
 class NucleiOutlines(OnSlides[Config]):
     """Outlines of nuclei."""
 
-    threshold: float | None = None
-    """Of the slide's haematoxylin, OD, where the network is shown nothing else; set by ``prepare``."""
+    stain: NuclearStain | None = None
+    """The slide's, where the network is shown nothing else; set by ``prepare``."""
 
     produces: ClassVar[type[Objects]] = Objects
 
@@ -65,16 +64,16 @@ class NucleiOutlines(OnSlides[Config]):
 
     @property
     def bound(self) -> Mapping[str, Any]:
-        """The slide's threshold, where there is one."""
-        return {} if self.threshold is None else {"haematoxylin_threshold_od": self.threshold}
+        """The stain that the network is shown, where it is shown one."""
+        return self.stain.facts if self.stain else {}
 
     def prepare(self, slide: Slide, tissue: TissueMask) -> Self:
-        """Bind the slide's size, and its threshold of haematoxylin where that is what the network sees."""
+        """Bind the slide's size, and the stain of its nuclei where that is what the network sees."""
         mpp = slide.resolve(self.tile.mpp)
         size = slide.size_at(mpp)
         if self.config.sees == "colours":
             return replace(self, size=size)
-        return replace(self, size=size, threshold=slide_threshold(slide, tissue, mpp)[0])
+        return replace(self, size=size, stain=NuclearStain.of(slide, tissue, mpp))
 
     def predict(self, batch: Batch) -> Sequence[Objects]:
         """Nuclei of each patch, those cut by its border left out. Raises PredictionError before ``prepare``."""
@@ -85,9 +84,8 @@ class NucleiOutlines(OnSlides[Config]):
 
     def maps(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, 2, H, W) probabilities, foreground and centre, of (N, H, W, 3) RGB."""
-        threshold = self.threshold
-        if threshold is not None:
-            pixels = np.stack([haematoxylin_shown(image, threshold) for image in pixels])
+        if self.stain:
+            pixels = np.stack([self.stain.shown(image) for image in pixels])
         return self.ask(_network, pixels)
 
     def _objects(self, maps: NDArray[np.float32], region: Region) -> Objects:

@@ -24,10 +24,9 @@ from wsikit.methods.points.instances import separate
 from wsikit.methods.points.lessons import Kind, Labels, Lesson, Masks, Planes, Points
 from wsikit.methods.points.losses import CENTRE_WEIGHT, foreground_loss, inner_loss, label_loss
 from wsikit.methods.points.model import CENTRE, FOREGROUND, NucleiNet, build_model
-from wsikit.methods.points.shown import haematoxylin_shown
+from wsikit.methods.points.shown import NuclearStain
 from wsikit.methods.points.targets import heat_loss
 from wsikit.metrics import Ratio
-from wsikit.predictors.haematoxylin import slide_threshold
 from wsikit.slides.array import array_slide
 from wsikit.tissue import TissueMask
 from wsikit.training.batches import recoloured, tensor, turned
@@ -37,7 +36,10 @@ from wsikit.training.splits import Splits, split_images
 from wsikit.training.stages import Stages
 
 SPREAD = 0.2
-"""Sigma of the logarithm of thresholds of haematoxylin in training: another field of a slide would give another."""
+"""Sigma of the logarithm of thresholds of stain in training: another field of a slide would give another."""
+OTHER = 0.3
+"""Share of the pieces of training that are shown by colour deconvolution even where there is one stain: noisier, as
+sections of two stains are."""
 MARGIN = 32
 """px around a validation image that the network sees, mirrored, as on slides."""
 KINDS: Mapping[str, tuple[Kind, ...]] = {
@@ -70,7 +72,7 @@ class Training(Stages[Config, PointImage]):
     def __init__(self, config: Config, out: Path, model: NucleiNet, watch: Watch | None) -> None:
         _check(config)
         super().__init__(config, out, *split_data(config), watch, encoder=dict(model.encoder_facts))
-        self._thresholds: dict[str, float] = {}
+        self._known_stains: dict[str, tuple[NuclearStain, NuclearStain]] = {}
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def pieces(self, images: Images, lessons: Sequence[Lesson], epoch: int, size: int) -> Iterator[Pieces]:
@@ -125,17 +127,22 @@ class Training(Stages[Config, PointImage]):
         otherwise."""
         if self.config.sees == "colours":
             return pixels
-        errors = np.ones(len(images)) if rng is None else np.exp(rng.normal(0, SPREAD, len(images)))
-        thresholds = [self._threshold(image) * error for image, error in zip(images, errors, strict=True)]
-        return [haematoxylin_shown(*pair) for pair in zip(pixels, thresholds, strict=True)]
+        stains = [self._stains(image) for image in images]
+        if rng is None:
+            return [own.shown(one) for one, (own, _) in zip(pixels, stains, strict=True)]
+        other, errors = rng.random(len(images)) < OTHER, np.exp(rng.normal(0, SPREAD, len(images)))
+        return [
+            pair[int(second)].shown(one, error)
+            for one, pair, second, error in zip(pixels, stains, other, errors, strict=True)
+        ]
 
-    def _threshold(self, image: PointImage) -> float:
-        """Of haematoxylin, OD, as the predictor finds it on slides."""
-        if image.name not in self._thresholds:
+    def _stains(self, image: PointImage) -> tuple[NuclearStain, NuclearStain]:
+        """As the predictor finds it on slides; and as if the image held eosin, too."""
+        if image.name not in self._known_stains:
             slide = array_slide(image.read(), self.config.mpp)
-            found, _ = slide_threshold(slide, TissueMask.whole(slide), self.config.mpp)
-            self._thresholds[image.name] = found
-        return self._thresholds[image.name]
+            given = slide, TissueMask.whole(slide), self.config.mpp
+            self._known_stains[image.name] = NuclearStain.of(*given), NuclearStain.haematoxylin(*given)
+        return self._known_stains[image.name]
 
     def _batch(self, pixels: Sequence[NDArray[np.uint8]], planes: Sequence[Planes], radii: tuple[float, ...]) -> Pieces:
         # (N, S, S, K) -> (N, K, S, S)
