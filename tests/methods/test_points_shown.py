@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 
 from wsikit.methods.points.shown import NuclearStain, haematoxylin_weights
 from wsikit.slides.array import array_slide
-from wsikit.slides.image import read_image
 from wsikit.stain.density import EOSIN, HAEMATOXYLIN
 from wsikit.tissue import TissueMask
 
@@ -31,6 +31,10 @@ def section(
     density = amounts[..., None] * nuclear + pink[..., None] * PINK
     image = 255 * 10**-density + rng.normal(0, 2, density.shape)
     return np.clip(image, 0, 255).astype(np.uint8), nuclei
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(path).convert("RGB"))
 
 
 def stain_of(image: NDArray[np.uint8]) -> NuclearStain:
@@ -74,7 +78,7 @@ def test_one_stain_alone_is_seen_by_its_own_hue_with_less_noise(seed: int) -> No
         density = stain.density(image)
         return float(density[inside].std() / (density[inside].mean() - density[~nuclei].mean()))
 
-    assert noise(own) < 0.7 * noise(other)
+    assert noise(own) < 0.8 * noise(other)
 
 
 def test_a_slide_without_tissue_has_a_stain_as_well() -> None:

@@ -69,7 +69,8 @@ class NuclearStain:
         """(H, W) of (H, W, 3) RGB, decadic OD."""
         red, green, blue = (decadic_density() * np.array(self.weights)[:, None]).astype(np.float32)
         total = red[image[..., 0]] + green[image[..., 1]] + blue[image[..., 2]]
-        return np.minimum(total, np.float32(MAX_OD))
+        density: NDArray[np.float32] = np.minimum(total, np.float32(MAX_OD))
+        return density
 
     def shown(self, image: NDArray[np.uint8], error: float = 1.0) -> NDArray[np.uint8]:
         """A grey picture in which nuclei are as dark on one slide as on another.
@@ -87,8 +88,7 @@ class NuclearStain:
 
 def haematoxylin_weights() -> NDArray[np.float64]:
     """(3,) of its density beside eosin's."""
-    weights: NDArray[np.float64] = np.linalg.inv(basis(np.array([HAEMATOXYLIN, EOSIN])))[:, 0]
-    return weights
+    return np.asarray(np.linalg.inv(basis(np.array([HAEMATOXYLIN, EOSIN])))[:, 0])
 
 
 def weights_of(sample: Sample) -> NDArray[np.float64]:
@@ -99,6 +99,6 @@ def weights_of(sample: Sample) -> NDArray[np.float64]:
     except StainError as error:
         if error.code == "one_stain":
             density = absorption(stained_pixels(pixels))
-            direction: NDArray[np.float64] = np.linalg.eigh(density.T @ density)[1][:, 2]
-            return direction * np.sign(direction.sum())
+            direction = np.linalg.eigh(density.T @ density)[1][:, 2]
+            return np.asarray(direction * np.sign(direction.sum()))
     return haematoxylin_weights()
