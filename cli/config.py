@@ -38,7 +38,7 @@ def init(
 
     Its name says what it is of: run.yaml, or any other name, of `run`; tile.yaml of `tile`; counting.yaml,
     cam_onss.yaml and points.yaml of `train`, luad_histoseg.yaml and bcss_wsss.yaml with the schedules of those data
-    sets; slurm.yaml holds the options of a cluster.
+    sets, nuclei.yaml as the model `nuclei` was trained; slurm.yaml holds the options of a cluster.
     """
     from importlib.resources import files
 

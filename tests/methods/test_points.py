@@ -157,6 +157,18 @@ def test_the_slides_stain_is_bound_where_it_is_shown(small: Trained, grey: Train
     assert grey.predictor.prepare(slide, tissue).bound == NuclearStain.of(slide, tissue, MPP).facts
 
 
+def test_every_nucleus_says_how_much_stain_it_holds(grey: Trained) -> None:
+    scene = planted.scene(4, side=128, nuclei=40)
+    found = look(grey.predictor, scene.image, MPP)
+    slide = array_slide(scene.image, MPP)
+    density = NuclearStain.of(slide, TissueMask.whole(slide), MPP).density(scene.image)
+    labels = painted(found, (128, 128), MPP)
+    wanted = [density[labels == number].mean() for number in range(1, len(found.scores) + 1)]
+    assert len(wanted) > 20
+    inside = ~np.isin(np.arange(1, len(wanted) + 1), [*labels[[0, -1]].ravel(), *labels[:, [0, -1]].ravel()])
+    assert np.allclose(found.measurements["Stain OD mean"][inside], np.array(wanted)[inside], atol=0.02)
+
+
 def test_objects_on_a_slide_lie_on_the_right_pixels(small: Trained) -> None:
     sheet = found_on(small.predictor, 1024)
     scores = mask_scores(sheet.truth, sheet.labels)

@@ -60,7 +60,7 @@ class Instances(_Part):
     """Probability of the foreground from which on a pixel is nucleus."""
     smoothing_um: float = Field(default=0.25, gt=0)
     """Sigma of the Gaussian over the centre map."""
-    depth: float = Field(default=0.2, ge=0)
+    depth: float = Field(default=0.25, ge=0)
     """A summit of the centre map is a nucleus of its own where it rises by so much above the pass to a higher one."""
     least_um2: float = Field(default=4.0, ge=0)
     """Smaller objects are dropped."""

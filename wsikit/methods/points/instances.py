@@ -53,7 +53,7 @@ def separate(
     keep[0] = False
     number = np.cumsum(keep, dtype=np.int32) * keep
     numbered = np.asarray(number[labels], np.int32)
-    return Nuclei(numbered, _means(numbered, foreground))
+    return Nuclei(numbered, np.clip(means(numbered, foreground), 0, 1))
 
 
 def _basins(height: NDArray[np.float32], mask: NDArray[np.bool_], depth: float) -> NDArray[np.int32]:
@@ -82,8 +82,8 @@ def without_holes(mask: NDArray[np.bool_], most: float) -> NDArray[np.bool_]:
     return np.asarray(mask | small[holes])
 
 
-def _means(labels: NDArray[np.int32], values: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(N,) mean of the values of each label's pixels."""
+def means(labels: NDArray[np.int32], values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(N,) mean of the values of the pixels of each label, numbered from 1 without gaps."""
     count = int(labels.max(initial=0)) + 1
     sums, sizes = (np.bincount(labels.ravel(), weights, count)[1:] for weights in (values.ravel(), None))
-    return np.clip(sums / np.maximum(sizes, 1), 0, 1)
+    return np.asarray(sums / np.maximum(sizes, 1))

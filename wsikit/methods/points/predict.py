@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from wsikit.errors import ConfigError
 from wsikit.geometry import Region
 from wsikit.methods.points.config import Config
-from wsikit.methods.points.instances import separate
+from wsikit.methods.points.instances import means, separate
 from wsikit.methods.points.shown import NuclearStain
 from wsikit.nn.device import choose_device, fast_precision
 from wsikit.outlines import circularity, moments, outlines
@@ -79,8 +79,9 @@ class NucleiOutlines(OnSlides[Config]):
         """Nuclei of each patch, those cut by its border left out. Raises PredictionError before ``prepare``."""
         if not len(batch):
             return []
-        pairs = zip(self.maps(self.seen(batch)), batch.regions, strict=True)
-        return [self._objects(_inside(found, region, self.plane(region.mpp)), region) for found, region in pairs]
+        pixels = self.seen(batch)
+        triples = zip(self.maps(pixels), pixels, batch.regions, strict=True)
+        return [self._objects(found, image, region) for found, image, region in triples]
 
     def maps(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, 2, H, W) probabilities, foreground and centre, of (N, H, W, 3) RGB."""
@@ -88,8 +89,8 @@ class NucleiOutlines(OnSlides[Config]):
             pixels = np.stack([self.stain.shown(image) for image in pixels])
         return self.ask(_network, pixels)
 
-    def _objects(self, maps: NDArray[np.float32], region: Region) -> Objects:
-        foreground, centre = maps
+    def _objects(self, maps: NDArray[np.float32], image: NDArray[np.uint8], region: Region) -> Objects:
+        foreground, centre = _inside(maps, region, self.plane(region.mpp))
         labels, scores = separate(foreground, centre, region.mpp, self.config.instances)
         _, polygons = outlines(labels)
         sums = moments(labels, len(polygons))
@@ -97,6 +98,8 @@ class NucleiOutlines(OnSlides[Config]):
             "Area um^2": sums[:, 2].astype(np.float64) * region.mpp**2,
             "Circularity": circularity(polygons),
         }
+        if self.stain:
+            measured["Stain OD mean"] = means(labels, self.stain.density(image))
         return Objects(region, polygons, np.zeros(len(polygons), np.int64), scores, sums, measured)
 
 
