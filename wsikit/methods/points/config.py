@@ -64,6 +64,12 @@ class Instances(_Part):
     """A summit of the centre map is a nucleus of its own where it rises by so much above the pass to a higher one."""
     least_um2: float = Field(default=4.0, ge=0)
     """Smaller objects are dropped."""
+    most_um2: float = Field(default=300.0, gt=0)
+    """Larger objects are dropped, as are longer and less round ones: keratin, folds and fibres are dark, too."""
+    most_um: float = Field(default=24.0, gt=0)
+    """Longest side of an object's bounding box."""
+    circularity: float = Field(default=0.35, ge=0, le=1)
+    """Least 4 pi area / perimeter^2 of an object's outline."""
     hole_um2: float = Field(default=6.0, ge=0)
     """Smaller holes are filled: nucleoli and vesicular chromatin."""
 
@@ -117,9 +123,9 @@ class Config(_Part):
     detector: Detector = Detector()
     segmenter: Segmenter = Segmenter()
     instances: Instances = Instances()
-    core: int = Field(default=896, gt=0, multiple_of=32)
+    core: int = Field(default=1088, gt=0, multiple_of=32)
     """Side of the windows that slides are cut into, px."""
-    halo: int = Field(default=64, ge=0, multiple_of=32)
+    halo: int = Field(default=96, ge=0, multiple_of=32)
     """Context around them, px."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """What the network computes in on slides. auto: bfloat16 on processors that multiply it by themselves, about twice

@@ -4,7 +4,8 @@
 2. The centre map, times the foreground's probability, is smoothed by a Gaussian.
 3. A summit of it that rises less than ``depth`` above the pass to a higher one is no marker of its own (the h-maxima
    rule); every pixel of the foreground belongs to the marker that walking uphill ends at.
-4. Of each object the largest part counts; smaller ones than ``least_um2`` and what the border cuts are dropped.
+4. Of each object the largest part counts; what is too small, too large or too long for a nucleus, and what the border
+   cuts, is dropped.
 
 Steps look at a bounded neighbourhood only, so that a nucleus is the same in whatever window it is seen.
 """
@@ -46,7 +47,8 @@ def separate(
     mask = without_holes(np.asarray(foreground >= rule.cut), rule.hole_um2 / mpp**2)
     labels = largest_parts(_basins(heights(foreground, centre, mpp, rule), mask, rule.depth))
     sizes = np.bincount(labels.ravel())
-    keep = sizes >= max(rule.least_um2 / mpp**2, 1)
+    keep = (sizes >= max(rule.least_um2 / mpp**2, 1)) & (sizes <= rule.most_um2 / mpp**2)
+    keep[np.flatnonzero(_longest(labels) > rule.most_um / mpp) + 1] = False
     if not border:
         for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
             keep[edge] = False
@@ -54,6 +56,12 @@ def separate(
     number = np.cumsum(keep, dtype=np.int32) * keep
     numbered = np.asarray(number[labels], np.int32)
     return Nuclei(numbered, np.clip(means(numbered, foreground), 0, 1))
+
+
+def _longest(labels: NDArray[np.int32]) -> NDArray[np.int64]:
+    """(N,) longer side of the bounding box of each label from 1 on, px."""
+    boxes = ndimage.find_objects(labels)
+    return np.array([max(part.stop - part.start for part in box) if box else 0 for box in boxes], np.int64)
 
 
 def _basins(height: NDArray[np.float32], mask: NDArray[np.bool_], depth: float) -> NDArray[np.int32]:

@@ -93,14 +93,13 @@ class NucleiOutlines(OnSlides[Config]):
         foreground, centre = _inside(maps, region, self.plane(region.mpp))
         labels, scores = separate(foreground, centre, region.mpp, self.config.instances)
         _, polygons = outlines(labels)
-        sums = moments(labels, len(polygons))
-        measured = {
-            "Area um^2": sums[:, 2].astype(np.float64) * region.mpp**2,
-            "Circularity": circularity(polygons),
-        }
+        sums, roundness = moments(labels, len(polygons)), circularity(polygons)
+        measured = {"Area um^2": sums[:, 2].astype(np.float64) * region.mpp**2, "Circularity": roundness}
         if self.stain:
             measured["Stain OD mean"] = means(labels, self.stain.density(image))
-        return Objects(region, polygons, np.zeros(len(polygons), np.int64), scores, sums, measured)
+        keep = roundness >= self.config.instances.circularity
+        measured = {name: values[keep] for name, values in measured.items()}
+        return Objects(region, polygons[keep], np.zeros(int(keep.sum()), np.int64), scores[keep], sums[keep], measured)
 
 
 def _inside(found: NDArray[np.float32], region: Region, plane: Region) -> NDArray[np.float32]:
