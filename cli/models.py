@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 SHOWN_METRICS = 4
 """Of a checkpoint, in one line of a table; its card holds all."""
+NAME_WIDTH = 24
+"""Characters of a name that are not broken, however narrow the terminal is."""
 
 
 def models(
@@ -45,6 +47,9 @@ def _show(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     from rich.table import Table
 
     table = Table(*columns, box=None)
+    # names are to be typed: whole where they are not paths
+    table.columns[0].min_width = min(NAME_WIDTH, max((len(row[0]) for row in rows), default=0))
+    table.columns[0].overflow = "fold"
     for row in rows:
         table.add_row(*map(escape, row))
     Console().print(table)

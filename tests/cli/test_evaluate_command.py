@@ -56,7 +56,7 @@ def test_figures_are_shown_and_written(evaluate: Call, folder: Path, tmp_path: P
     assert "not computed: IoU of classes" in out
     written = json.loads((tmp_path / "out" / "metrics.json").read_text("utf-8"))
     assert written["metrics"]["object_f1"]["pooled"] > 0.9
-    assert written["command"].startswith("wsikit evaluate nuclei --data")
+    assert written["command"].startswith("wsikit evaluate nuclei-classical --data")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"metrics.csv", "metrics.json", "examples.png"}
 
 

@@ -124,14 +124,14 @@ def test_one_threshold_alone_is_refused() -> None:
 
 
 def test_an_unknown_predictor_is_refused_with_the_choices() -> None:
-    with pytest.raises(UnknownNameError, match="nuclei, stain-area"):
+    with pytest.raises(UnknownNameError, match="nuclei, nuclei-classical, stain-area"):
         load_predictor("nucleus")
 
 
 @pytest.mark.parametrize("name", list(PREDICTORS))
 def test_every_predictor_describes_itself(name: str) -> None:
     kind = PREDICTORS.load(name)
-    assert kind.name == name
+    assert load_predictor(name).name == name
     assert kind.description
     assert "\n" not in kind.description
 
