@@ -48,7 +48,7 @@ def _show(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
 
     table = Table(*columns, box=None)
     # names are to be typed: whole where they are not paths
-    table.columns[0].min_width = min(NAME_WIDTH, max((len(row[0]) for row in rows), default=0))
+    table.columns[0].no_wrap = all(len(row[0]) <= NAME_WIDTH for row in rows)
     table.columns[0].overflow = "fold"
     for row in rows:
         table.add_row(*map(escape, row))
