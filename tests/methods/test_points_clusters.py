@@ -209,3 +209,26 @@ def test_what_makes_no_sense_is_refused(change: dict[str, object], said: str) ->
     given = {"image": np.zeros((4, 4, 3), np.uint8), "points": np.zeros((0, 2)), "radius_px": RADIUS} | change
     with pytest.raises(ConfigError, match=said):
         cluster_label(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_lies_near_a_point_is_never_called_background(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where only colours count, and some points were clicked on the ground."""
+    monkeypatch.setattr(clusters, "FAR_VALUE", 0.0)
+    planted = separated(seed)
+    points = np.concatenate([planted.points, np.random.default_rng(seed).uniform(5, 91, (6, 2))])
+    label = cluster_label(planted.image, points, radius_px=RADIUS)
+    assert (label == BACKGROUND).any()
+    near = point_distance(points, label.shape, 2 * RADIUS) <= clusters.MARGIN * RADIUS
+    assert not (label == BACKGROUND)[near].any()
+
+
+def test_background_is_what_points_stay_clear_of_and_of_two_such_the_larger() -> None:
+    around, marked = np.zeros((2, 10, 10), bool)
+    marked[:2] = around[:4] = True
+    ring = np.full((10, 10), 2)
+    ring[:2], ring[2:5] = 0, 1
+    assert clusters._roles(ring.astype(np.int32), marked, around) == (0, 2)
+    clear = np.full((10, 10), 1)
+    clear[:4], clear[8:] = 0, 2
+    assert clusters._roles(clear.astype(np.int32), marked, around) == (0, 1)
