@@ -68,8 +68,10 @@ class Instances(_Part):
     """Larger objects are dropped, as are longer and less round ones: keratin, folds and fibres are dark, too."""
     most_um: float = Field(default=24.0, gt=0)
     """Longest side of an object's bounding box."""
-    circularity: float = Field(default=0.35, ge=0, le=1)
+    circularity: float = Field(default=0.25, ge=0, le=1)
     """Least 4 pi area / perimeter^2 of an object's outline."""
+    least_stain: float = Field(default=0.0, ge=0)
+    """Least mean density of the stain of an object, in units of the slide's threshold; counts with ``sees: stain``."""
     hole_um2: float = Field(default=6.0, ge=0)
     """Smaller holes are filled: nucleoli and vesicular chromatin."""
 

@@ -95,9 +95,10 @@ class NucleiOutlines(OnSlides[Config]):
         _, polygons = outlines(labels)
         sums, roundness = moments(labels, len(polygons)), circularity(polygons)
         measured = {"Area um^2": sums[:, 2].astype(np.float64) * region.mpp**2, "Circularity": roundness}
-        if self.stain:
-            measured["Stain OD mean"] = means(labels, self.stain.density(image))
         keep = roundness >= self.config.instances.circularity
+        if self.stain:
+            measured["Stain OD mean"] = held = means(labels, self.stain.density(image))
+            keep &= held >= self.config.instances.least_stain * self.stain.threshold
         measured = {name: values[keep] for name, values in measured.items()}
         return Objects(region, polygons[keep], np.zeros(int(keep.sum()), np.int64), scores[keep], sums[keep], measured)
 
