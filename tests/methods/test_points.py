@@ -27,7 +27,7 @@ from wsikit.methods.points.shown import NuclearStain  # noqa: E402
 from wsikit.methods.points.train import Training, nearest  # noqa: E402
 from wsikit.outlines import pixels  # noqa: E402
 from wsikit.pipeline.run import run  # noqa: E402
-from wsikit.predictions import Batch  # noqa: E402
+from wsikit.predictions import Batch, Objects  # noqa: E402
 from wsikit.sinks.memory import FeatureList  # noqa: E402
 from wsikit.slides.array import array_slide  # noqa: E402
 from wsikit.stain.density import EOSIN, HAEMATOXYLIN, absorption, intensity  # noqa: E402
@@ -167,6 +167,25 @@ def test_every_nucleus_says_how_much_stain_it_holds(grey: Trained) -> None:
     assert len(wanted) > 20
     inside = ~np.isin(np.arange(1, len(wanted) + 1), [*labels[[0, -1]].ravel(), *labels[:, [0, -1]].ravel()])
     assert np.allclose(found.measurements["Stain OD mean"][inside], np.array(wanted)[inside], atol=0.02)
+
+
+def test_what_is_pale_or_ragged_for_a_nucleus_is_dropped(grey: Trained) -> None:
+    scene = planted.scene(4, side=128, nuclei=40)
+
+    def found(**rules: float) -> Objects:
+        rule = grey.config.instances.model_copy(update={"circularity": 0.0, **rules})
+        config = grey.predictor.config.model_copy(update={"instances": rule})
+        return look(replace(grey.predictor, config=config), scene.image, MPP)
+
+    everything = found()
+    slide = array_slide(scene.image, MPP)
+    amounts = everything.measurements["Stain OD mean"] / NuclearStain.of(slide, TissueMask.whole(slide), MPP).threshold
+    roundness = everything.measurements["Circularity"]
+    for values, name in ((amounts, "least_stain"), (roundness, "circularity")):
+        cut = float(np.median(values))
+        kept = found(**{name: cut})
+        assert 0 < len(kept.scores) < len(everything.scores)
+        assert np.array_equal(kept.moments, everything.moments[values >= cut])
 
 
 def test_objects_on_a_slide_lie_on_the_right_pixels(small: Trained) -> None:

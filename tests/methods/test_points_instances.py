@@ -77,7 +77,7 @@ def dented(valley: float) -> Maps:
 
 @pytest.mark.parametrize(("valley", "count"), [(0.6, 2), (0.99, 1)])
 def test_a_valley_parts_nuclei_where_it_is_deep(valley: float, count: int) -> None:
-    rule = Instances(depth=0.1)
+    rule = Instances(depth=0.1, most_um2=1e4, most_um=100.0)
     assert separate(*dented(valley), MPP, rule).labels.max() == count
 
 
@@ -196,3 +196,20 @@ def test_the_weight_between_nuclei_is_that_of_the_distances_to_the_nearest_two(s
 
 def test_one_nucleus_meets_none() -> None:
     assert not contact(discs([(60, 60, 20.0)]), 3.0).any()
+
+
+@pytest.mark.parametrize(
+    ("changed", "gone"),
+    [
+        ({}, set()),
+        ({"most_um2": 100.0}, {2}),
+        ({"most_um": 11.0}, {2, 3}),
+        ({"most_um": 9.0, "most_um2": 100.0}, {1, 2, 3}),
+    ],
+)
+def test_what_is_too_large_or_too_long_for_a_nucleus_is_dropped(changed: dict[str, float], gone: set[int]) -> None:
+    """A small disc, a large one, and a bar that is longer than the first and smaller than the second."""
+    labels = discs([(20, 20, 10.0), (60, 30, 14.0)])
+    labels[80:90, 20:50] = 3
+    found = separate(*ideal(labels), MPP, Instances(**changed)).labels  # type: ignore[arg-type]
+    assert set(np.unique(labels[found > 0]).tolist()) == {1, 2, 3} - gone
