@@ -235,7 +235,7 @@ def test_a_run_killed_in_the_middle_goes_on_and_ends_like_one_that_was_not(field
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "wsikit.cli", "run", "-i", str(source), "-o", str(out), "-n", "2"]
     process = subprocess.Popen(
-        [*command, "--mpp-override", "0.5"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        [*command, "--mpp-override", "0.5", "-m", "nuclei-classical"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
     )
     deadline = time.monotonic() + 120
     while sum(status == "complete" for status, _ in results(out).values()) < 3:
@@ -411,7 +411,7 @@ def test_an_output_folder_that_cannot_be_made_is_an_error_before_any_work(field:
 
 
 def test_a_model_that_does_not_exist_is_an_error_that_lists_the_names(tmp_path: Path) -> None:
-    with pytest.raises(UnknownNameError, match="nuclei, stain-area"):
+    with pytest.raises(UnknownNameError, match="nuclei, nuclei-classical, stain-area"):
         run_many([SlideEntry("a", tmp_path / "a.svs")], tmp_path / "out", RunConfig(model="nucleus"))
     assert not (tmp_path / "out").exists()
 
