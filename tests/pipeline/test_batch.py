@@ -234,9 +234,8 @@ def test_a_run_killed_in_the_middle_goes_on_and_ends_like_one_that_was_not(field
     run_many(find_slides(source), tmp_path / "whole", CONFIG)
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "wsikit.cli", "run", "-i", str(source), "-o", str(out), "-n", "2"]
-    process = subprocess.Popen(
-        [*command, "--mpp-override", "0.5", "-m", "nuclei-classical"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
-    )
+    command += ["--mpp-override", "0.5", "-m", "nuclei-classical"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
     deadline = time.monotonic() + 120
     while sum(status == "complete" for status, _ in results(out).values()) < 3:
         assert process.poll() is None, process.communicate()[1]
