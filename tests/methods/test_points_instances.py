@@ -11,7 +11,8 @@ from scipy import ndimage
 
 from wsikit.methods.points.config import Instances
 from wsikit.methods.points.inner import contact, inner_distance
-from wsikit.methods.points.instances import separate, without_holes
+from wsikit.methods.points.instances import separate
+from wsikit.predictors.basins import without_holes
 
 MPP = 0.5
 Maps = tuple[NDArray[np.float32], NDArray[np.float32]]

@@ -23,8 +23,8 @@ from wsikit.geometry import Region
 from wsikit.pipeline.evaluate import evaluate
 from wsikit.predictions import Batch, Objects, Predictor
 from wsikit.predictors import load_predictor
-from wsikit.predictors.basins import basins
-from wsikit.predictors.nuclei_classical import AREA_UM2, ClassicalNuclei, _without_small_holes
+from wsikit.predictors.basins import basins, without_holes
+from wsikit.predictors.nuclei_classical import AREA_UM2, ClassicalNuclei
 from wsikit.predictors.sampling import OD_RANGE, WINDOWS, od_histogram, otsu, tissue_windows
 from wsikit.slides import Slide, open_slide
 from wsikit.slides.array import array_slide
@@ -358,7 +358,7 @@ def test_a_plateau_is_one_object() -> None:
 def test_holes_are_filled_up_to_their_limit_and_not_at_the_border() -> None:
     mask = np.ones((12, 12), bool)
     mask[2:4, 2:4] = mask[6:9, 6:9] = mask[0, 5] = False
-    filled = _without_small_holes(mask, 4)
+    filled = without_holes(mask, 4)
     assert filled[2:4, 2:4].all()
     assert not filled[6:9, 6:9].any()
     assert not filled[0, 5]

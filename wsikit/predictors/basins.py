@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 MERGE_ROUNDS = 4
 """Each round may join a summit to a neighbour; more rounds would let far-away summits count."""
@@ -126,3 +127,14 @@ def _join_low_summits(
     parent = np.arange(len(summit), dtype=np.int32)
     parent[low[shallow]] = high[shallow]
     return _roots(parent)[summit]
+
+
+def without_holes(mask: NDArray[np.bool_], most: float) -> NDArray[np.bool_]:
+    """Fill holes of up to ``most`` px. A hole cut by the border is left: how large it is, another window knows."""
+    holes, _ = ndimage.label(~mask)
+    small = np.bincount(holes.ravel()) <= most
+    for border in (holes[0], holes[-1], holes[:, 0], holes[:, -1]):
+        small[border] = False
+    small[0] = False
+    filled: NDArray[np.bool_] = mask | small[holes]
+    return filled

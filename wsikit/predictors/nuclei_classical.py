@@ -21,7 +21,7 @@ from wsikit.errors import ConfigError, PredictionError
 from wsikit.geometry import Region, TileSpec
 from wsikit.outlines import circularity, largest_parts, moments, outlines
 from wsikit.predictions import Batch, Label, Objects
-from wsikit.predictors.basins import basins
+from wsikit.predictors.basins import basins, without_holes
 from wsikit.predictors.haematoxylin import density, gaussian, slide_threshold, smoothed
 from wsikit.slides import Slide
 from wsikit.tissue import TissueMask
@@ -187,7 +187,7 @@ def _densities(image: NDArray[np.uint8], mpp: float, threshold: float) -> _Densi
 
 def _segment(densities: _Densities, mpp: float, threshold: float) -> NDArray[np.int32]:
     """Labels of nuclei of the right size, not cut by the border; 4-connected, numbered without gaps in row order."""
-    mask = _without_small_holes(densities.smooth > densities.threshold, MAX_HOLE_UM2 / mpp**2)
+    mask = without_holes(densities.smooth > densities.threshold, MAX_HOLE_UM2 / mpp**2)
     labels = basins(_summits(densities, mask, mpp), mask, SUMMIT_DEPTH_UM)
     labels = _cut_to_peak(labels, densities.smooth, PEAK_BASE * threshold)
     least, most = (area / mpp**2 for area in AREA_UM2)
@@ -195,17 +195,6 @@ def _segment(densities: _Densities, mpp: float, threshold: float) -> NDArray[np.
     labels = largest_parts(_only(labels, np.bincount(labels.ravel()) >= least))
     sizes = np.bincount(labels.ravel())
     return _only(labels, (sizes >= least) & (sizes <= most) & _fits(labels, len(sizes), MAX_EXTENT_UM / mpp))
-
-
-def _without_small_holes(mask: NDArray[np.bool_], most: float) -> NDArray[np.bool_]:
-    """Fill holes of up to ``most`` pixels. A hole cut by the border is left: how large it is, another window knows."""
-    holes, _ = ndimage.label(~mask)
-    small = np.bincount(holes.ravel()) <= most
-    for border in (holes[0], holes[-1], holes[:, 0], holes[:, -1]):
-        small[border] = False
-    small[0] = False
-    filled: NDArray[np.bool_] = mask | small[holes]
-    return filled
 
 
 def _summits(densities: _Densities, mask: NDArray[np.bool_], mpp: float) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ from wsikit.methods.counting.config import Config
 from wsikit.methods.counting.instances import STRIDE
 from wsikit.outlines import moments, outlines
 from wsikit.predictions import Batch, Label, Objects, Points
-from wsikit.predictors.basins import basins
+from wsikit.predictors.basins import basins, without_holes
 from wsikit.training.checkpoint import MethodCard, load_checkpoint
 from wsikit.training.on_slides import OnSlides
 
@@ -112,7 +112,7 @@ def separated(probability: NDArray[np.float32], config: Config, mpp: float) -> N
     Objects that touch the border are left out: how large they are, another window knows.
     """
     radius = config.instances.cell_radius_um / mpp
-    mask = _filled(probability >= MASK_CUT, config.pseudo.hole_um2 / mpp**2)
+    mask = without_holes(probability >= MASK_CUT, config.pseudo.hole_um2 / mpp**2)
     height: NDArray[np.float32] = ndimage.distance_transform_edt(mask).astype(np.float32)
     height = ndimage.gaussian_filter(height, SMOOTHING * radius, mode="nearest", truncate=3.0)
     labels = basins(height, mask, MARKER_SHARE * radius)
@@ -124,15 +124,6 @@ def separated(probability: NDArray[np.float32], config: Config, mpp: float) -> N
     keep[0] = False
     number = np.cumsum(keep, dtype=np.int32) * keep
     return np.asarray(number[labels], np.int32)
-
-
-def _filled(mask: NDArray[np.bool_], most: float) -> NDArray[np.bool_]:
-    holes, _ = ndimage.label(~mask)
-    small = np.bincount(holes.ravel()) <= most
-    for border in (holes[0], holes[-1], holes[:, 0], holes[:, -1]):
-        small[border] = False
-    small[0] = False
-    return np.asarray(mask | small[holes])
 
 
 def peaks(heat: NDArray[np.float32], *, least: float, radius: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from wsikit.methods.points.config import Instances
 from wsikit.outlines import largest_parts
-from wsikit.predictors.basins import basins
+from wsikit.predictors.basins import basins, without_holes
 
 
 class Nuclei(NamedTuple):
@@ -78,16 +78,6 @@ def heights(
         product, rule.smoothing_um / mpp, mode="nearest", truncate=3.0
     )
     return smooth
-
-
-def without_holes(mask: NDArray[np.bool_], most: float) -> NDArray[np.bool_]:
-    """Fill holes of up to ``most`` px. A hole cut by the border is left: how large it is, another window knows."""
-    holes, _ = ndimage.label(~mask)
-    small = np.bincount(holes.ravel()) <= most
-    for edge in (holes[0], holes[-1], holes[:, 0], holes[:, -1]):
-        small[edge] = False
-    small[0] = False
-    return np.asarray(mask | small[holes])
 
 
 def means(labels: NDArray[np.int32], values: NDArray[np.float32]) -> NDArray[np.float64]:
