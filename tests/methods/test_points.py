@@ -169,6 +169,18 @@ def test_every_nucleus_says_how_much_stain_it_holds(grey: Trained) -> None:
     assert np.allclose(found.measurements["Stain OD mean"][inside], np.array(wanted)[inside], atol=0.02)
 
 
+@pytest.mark.parametrize(("which", "equal"), [("grey", True), ("small", False)])
+def test_training_shows_the_network_what_slides_will(which: str, equal: bool, request: pytest.FixtureRequest) -> None:
+    trained: Trained = request.getfixturevalue(which)
+    training = Training(trained.config, trained.out, build_model(trained.config), None)
+    images = training.images("train")[:2]
+    lessons = training.masks_of(images, {})
+    for batches in (training.pieces(images, lessons, 1, 2), training.plain_pieces(images, lessons)):
+        pixels = next(iter(batches))[0]
+        assert bool((pixels == pixels[:, :1]).all()) == equal
+        assert float(pixels.std()) > 0.05
+
+
 def test_what_is_pale_or_ragged_for_a_nucleus_is_dropped(grey: Trained) -> None:
     scene = planted.scene(4, side=128, nuclei=40)
 
