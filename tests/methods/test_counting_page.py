@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +13,7 @@ import yaml
 pytest.importorskip("torch")
 
 from tests.methods import planted_counting as planted
+from tests.methods.pages import run_commands
 
 PAGE = (Path(__file__).parents[2] / "docs" / "counting.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^wsikit .*$", PAGE, flags=re.MULTILINE)
@@ -29,14 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     planted.write_folder(folder / "IMAGES", planted.tiles(0, 24))
     planted.write_slide(folder / "slide.svs", planted.mosaic(1, side=256))
     assert len(COMMANDS) == 3
-    for command in COMMANDS:
-        words = command.split()[1:]
-        done = subprocess.run(
-            [sys.executable, "-m", "wsikit.cli", *words], cwd=folder, env=os.environ, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-        if words[0] == "config":
-            _shorten(folder / "counting.yaml")
+    run_commands(COMMANDS, folder, _shorten)
     return folder
 
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -21,6 +18,7 @@ from PIL import Image
 pytest.importorskip("torch")
 
 from tests.methods import planted_points as planted
+from tests.methods.pages import run_commands
 from tests.planted import write_pyramid
 from wsikit.config import load_config
 from wsikit.methods.points.config import Config
@@ -66,15 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     slide = planted.scene(50, side=256, nuclei=140, discs=25, fibres=15)
     write_pyramid(folder / "slide.svs", slide.image, mpp=MPP)
     assert len(COMMANDS) == 4
-    for command in COMMANDS:
-        words = command.split()[1:]
-        done = subprocess.run(
-            [sys.executable, "-m", "wsikit.cli", *words], cwd=folder, env=os.environ, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-        (folder / f"{words[0]}.txt").write_text(done.stdout, "utf-8")
-        if words[0] == "config":
-            _shorten(folder / "points.yaml")
+    run_commands(COMMANDS, folder, _shorten)
     return folder
 
 

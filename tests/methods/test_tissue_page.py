@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +13,7 @@ import yaml
 pytest.importorskip("torch")
 
 from tests.methods import planted_tissue as planted
+from tests.methods.pages import run_commands
 from tests.planted import write_pyramid
 from wsikit.config import load_config
 from wsikit.methods.cam_onss.classes import LUAD_HISTOSEG, find_schema
@@ -39,14 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     slide = np.concatenate([planted.scene(np.random.default_rng(i), 2, 256).image for i in (3, 4)], axis=1)
     write_pyramid(folder / "slide.svs", slide, mpp=1.0)
     assert len(COMMANDS) == 4
-    for command in COMMANDS:
-        words = command.split()[1:]
-        done = subprocess.run(
-            [sys.executable, "-m", "wsikit.cli", *words], cwd=folder, env=os.environ, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-        if words[0] == "config":
-            _shorten(folder / "cam_onss.yaml")
+    run_commands(COMMANDS, folder, _shorten)
     return folder
 
 
