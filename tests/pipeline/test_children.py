@@ -247,7 +247,7 @@ def test_children_end_with_a_parent_that_is_killed_also_where_they_hang(tmp_path
         pids = [int(name.read_text()) for name in names if eventually(lambda name=name: bool(name.read_text()))]
         assert all(map(psutil.pid_exists, pids))
         parent.kill()
-    assert eventually(lambda: not any(map(lives, pids)), seconds=2)
+    assert eventually(lambda: not any(map(lives, pids)), seconds=10)
 
 
 UNGUARDED = """
