@@ -36,6 +36,21 @@ def test_each_member_is_in_one_split_and_no_owner_in_two(sizes: list[int], seed:
     assert {split for _, split in sides} == set(NAMES)
 
 
+@pytest.mark.parametrize("sizes", [(1, 1), (5, 3, 2, 1, 1)])
+def test_a_share_of_0_is_no_split(sizes: tuple[int, ...]) -> None:
+    for seed in range(5):
+        splits = split_members(members(*sizes), {"train": 0.6, "validation": 0.4, "test": 0.0}, seed)
+        assert set(splits.assigned) == {"train", "validation"}
+
+
+def test_members_that_say_test_are_for_testing_though_its_share_is_0() -> None:
+    said = [*members(1, 1, split="train"), Member("t", "p9", split="test")]
+    shares = {"train": 0.6, "validation": 0.4, "test": 0.0}
+    splits = split_members(said, shares)
+    assert splits.of("test") == [2]
+    assert not any("'test'" in warning for warning in split_members(said[:2], shares).warnings)
+
+
 owner = st.one_of(st.none(), st.sampled_from("abcdefgh"))
 
 

@@ -60,7 +60,8 @@ def split_members(members: Sequence[Member], shares: Mapping[str, float] = SHARE
 
     Args:
         members: the images, all with a split of their own or none.
-        shares: split -> share of the members, above 0, together 1.
+        shares: split -> share of the members, together 1. A split with a share of 0 has those members that say it, or
+            none; train's is above 0.
         seed: of the shuffle, from 0.
 
     Raises:
@@ -70,10 +71,15 @@ def split_members(members: Sequence[Member], shares: Mapping[str, float] = SHARE
     _check_shares(shares)
     by, warnings = _grouping(members)
     if not any(member.split for member in members):
-        assigned = _deal(_groups(members, by), shares, seed)
+        wanted = {name: share for name, share in shares.items() if share}
+        assigned = _deal(_groups(members, by), wanted, seed)
         return Splits(assigned, by, (*warnings, *_far_off(assigned, shares)))
     given = _given(members, shares)
-    lacking = tuple(f"no image is in the split {name!r}" for name in shares if name not in {*given, "validation"})
+    lacking = tuple(
+        f"no image is in the split {name!r}"
+        for name, share in shares.items()
+        if share and name not in {*given, "validation"}
+    )
     if "validation" in given or "validation" not in shares:
         return Splits(given, "given", lacking)
     carved, said = _carved(members, given, shares, seed)
@@ -81,16 +87,16 @@ def split_members(members: Sequence[Member], shares: Mapping[str, float] = SHARE
 
 
 def split_images(images: Sequence[TrainingImage], *, validation: float, test: float, seed: int) -> Splits:
-    """Of images with these shares for validation and test, the rest for training; see ``split_members``."""
+    """Of images with these shares for validation and test (0 for none), the rest for training; see ``split_members``."""
     shares = {"train": 1 - validation - test, "validation": validation, "test": test}
     return split_members([Member(one.name, one.patient, one.slide, one.split) for one in images], shares, seed)
 
 
 def _check_shares(shares: Mapping[str, float]) -> None:
-    if "train" not in shares:
-        raise ConfigError(f"one of the splits is 'train', got {', '.join(shares)}")
-    if not all(share > 0 for share in shares.values()) or not math.isclose(sum(shares.values()), 1, abs_tol=1e-6):
-        raise ConfigError(f"shares are above 0 and 1 together, got {dict(shares)}")
+    if not shares.get("train", 0) > 0:
+        raise ConfigError(f"one of the splits is 'train', with a share above 0, got {dict(shares)}")
+    if not all(share >= 0 for share in shares.values()) or not math.isclose(sum(shares.values()), 1, abs_tol=1e-6):
+        raise ConfigError(f"shares are 0 or more and 1 together, got {dict(shares)}")
 
 
 def _grouping(members: Sequence[Member]) -> tuple[Literal["patient", "slide", "image"], tuple[str, ...]]:

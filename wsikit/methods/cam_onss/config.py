@@ -96,7 +96,8 @@ class Config(_Part):
     palette: Palette = "qupath"
     """Names and colours on slides: qupath, or dataset."""
     test_share: float = Field(default=0.15, ge=0, lt=1)
-    """Of the patches (whole patients, where they are known) that training never sees, unless splits say so."""
+    """Of the patches (whole patients, where they are known) that training never sees, unless splits say so;
+    0 for none, and then nothing says how good the model is."""
     validation_share: float = Field(default=0.15, gt=0, lt=1)
     """Of the patches that choose the epochs."""
     encoder: str = "tf_efficientnet_lite0"

@@ -108,7 +108,8 @@ class Config(_Part):
     stain: Literal["he", "ihc"] = "he"
     """What the images are stained with: he moves haematoxylin and eosin in training, ihc leaves stains as they are."""
     test_share: float = Field(default=0.15, ge=0, lt=1)
-    """Of the images (whole patients, where they are known) that training never sees, unless a split column says so."""
+    """Of the images (whole patients, where they are known) that training never sees, unless a split column says so;
+    0 for none, and then nothing says how good the model is."""
     validation_share: float = Field(default=0.15, gt=0, lt=1)
     """Of the images that choose the epoch."""
     encoder: str = "tf_efficientnet_lite0"

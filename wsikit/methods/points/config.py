@@ -105,7 +105,8 @@ class Config(_Part):
     """What the network is shown. stain: only how much of the stain of nuclei there is, in units of the slide's own
     threshold, which looks alike in images of other laboratories and stains (``wsikit.methods.points.shown``)."""
     test_share: float = Field(default=0.15, ge=0, lt=1)
-    """Of the images (whole patients, where they are known) that training never sees, unless a split column says so."""
+    """Of the images (whole patients, where they are known) that training never sees, unless a split column says so;
+    0 for none, and then nothing says how good the model is."""
     validation_share: float = Field(default=0.1, gt=0, lt=1)
     """Of the images that choose the epoch."""
     encoder: str = "tf_efficientnet_lite0"
