@@ -87,7 +87,7 @@ def split_members(members: Sequence[Member], shares: Mapping[str, float] = SHARE
 
 
 def split_images(images: Sequence[TrainingImage], *, validation: float, test: float, seed: int) -> Splits:
-    """Of images with these shares for validation and test (0 for none), the rest for training; see ``split_members``."""
+    """Of images with these shares for validation and test, the rest for training; see ``split_members``."""
     shares = {"train": 1 - validation - test, "validation": validation, "test": test}
     return split_members([Member(one.name, one.patient, one.slide, one.split) for one in images], shares, seed)
 
