@@ -123,7 +123,9 @@ def test_the_table_of_the_page_is_read(tmp_path: Path) -> None:
     assert [split == "test" for split in splits.assigned] == [split == "test" for _, _, split in rows]
 
 
-def test_full_masks_are_asked_for_as_the_page_says(tmp_path: Path) -> None:
-    (said,) = re.findall(r"`(segmenter: .*?)`", PAGE)
-    (tmp_path / "masks.yaml").write_text(said, "utf-8")
-    assert load_config(Config, tmp_path / "masks.yaml", []).segmenter.labels == "masks"
+def test_other_labels_are_asked_for_as_the_page_says(tmp_path: Path) -> None:
+    asked = []
+    for said in re.findall(r"`(segmenter: .*?)`", PAGE):
+        (tmp_path / "points.yaml").write_text(said, "utf-8")
+        asked.append(load_config(Config, tmp_path / "points.yaml", []).segmenter.labels)
+    assert asked == ["both", "masks"]

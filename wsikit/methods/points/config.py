@@ -42,7 +42,7 @@ class Detector(_Part):
 class Segmenter(_Part):
     """Which pixels are nuclei, and where one ends and the next begins."""
 
-    labels: Literal["masks", "voronoi", "cluster", "both"] = "both"
+    labels: Literal["masks", "voronoi", "cluster", "both"] = "cluster"
     """What is learned from. masks: full masks; else labels that are made of the points and of those that the detector
     adds: voronoi, the edges between points; cluster, the colours around points."""
     recipe: Recipe = Recipe(epochs=90, batch_size=8, learning_rate=1e-3)
