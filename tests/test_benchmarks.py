@@ -7,7 +7,7 @@ import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -188,3 +188,48 @@ def test_a_bench_without_its_peer_holds_no_bar(bench: SimpleNamespace) -> None:
     assert found["x cuCIM batch"].figure is None
     assert not found["x cuCIM batch"].passed
     assert found["x openslide-python"].figure == 1
+
+
+@pytest.fixture(scope="module")
+def shares() -> Iterator[ModuleType]:
+    pytest.importorskip("torch")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        import shares
+
+        yield shares
+
+
+def test_a_table_of_shares_has_mean_and_deviation_over_seeds(shares: ModuleType) -> None:
+    rows = [
+        {"seed": 0, "share": 0.1, "learned": "naive", "f1": 0.5},
+        {"seed": 1, "share": 0.1, "learned": "naive", "f1": 0.7},
+        {"seed": 0, "share": 1.0, "learned": "naive", "f1": 0.9},
+        {"seed": 0, "share": 0.1, "learned": "both", "aji": 0.4},
+    ]
+    lines = shares.table(rows, shares.DETECTORS, ("f1",)).splitlines()
+    assert lines[2:] == ["| 10% | naive | 0.600 ± 0.141 | 2 |", "| 100% | naive | 0.900 ± 0.000 | 1 |"]
+
+
+def test_shares_that_are_measured_are_not_measured_again(
+    shares: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made: list[tuple[int, float | None]] = []
+
+    def of_share(data: Path, work: Path, seed: int, share: float) -> Iterator[tuple[str, dict[str, float]]]:
+        made.append((seed, share))
+        yield "naive", {"f1": 0.25}
+
+    def of_masks(data: Path, work: Path, seed: int) -> dict[str, float]:
+        made.append((seed, None))
+        return {"aji": 0.5}
+
+    for name, value in {"of_share": of_share, "of_masks": of_masks, "arranged": lambda *_: tmp_path}.items():
+        monkeypatch.setattr(shares, name, value)
+    monkeypatch.setattr(shares, "read_points", lambda _: None)
+    monkeypatch.setattr(shares, "split", lambda *_: None)
+    out = tmp_path / "rows.jsonl"
+    shares.measure(tmp_path, out, tmp_path, [0], [0.1])
+    shares.measure(tmp_path, out, tmp_path, [0, 1], [0.1, 0.5])
+    assert made == [(0, None), (0, 0.1), (1, None), (1, 0.1), (0, 0.5), (1, 0.5)]
+    assert [row["learned"] for row in shares.rows_of(out)] == ["masks", "naive", "masks", "naive", "naive", "naive"]
