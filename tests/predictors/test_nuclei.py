@@ -16,6 +16,7 @@ from wsikit.predictors.nuclei import WEIGHTS
 
 pytest.importorskip("torch")
 
+from wsikit.methods.points.config import Config
 from wsikit.methods.points.predict import NucleiOutlines
 from wsikit.pipeline.evaluate import evaluate
 from wsikit.pipeline.scores import Settings
@@ -54,6 +55,17 @@ def test_its_card_is_whole_and_tells_no_path() -> None:
     assert not re.search(r'"/', WEIGHTS.with_suffix(".json").read_text("utf-8"))
     assert WEIGHTS.stat().st_size < MOST_BYTES
     assert {str(value.dtype) for value in state.values()} <= {"torch.float16", "torch.int64"}
+
+
+@pytest.mark.parametrize("shipped", [True, False])
+def test_no_window_cuts_a_nucleus_that_is_its_own(shipped: bool) -> None:
+    """Its centre of mass lies in the window's core, and no convex shape goes on for more than two thirds of its length
+    beyond that: so far reaches the halo at the finest resolution, too."""
+    config, halo = Config(), Config().halo
+    if shipped:
+        predictor = load_predictor("nuclei", mpp=FIELDS_MPP)
+        config, halo = predictor.config, predictor.tile.halo
+    assert halo * config.seen_mpp[0] >= 2 / 3 * config.instances.most_um
 
 
 @pytest.mark.parametrize(("mpp", "least", "beyond"), [(0.25, 0.8, 0.08), (0.5, 0.77, 0.06)])
