@@ -57,6 +57,8 @@ OPTIONS = {
 resolution. On one thread, so that two of these can run beside each other."""
 CRF = 0.01
 """Weight of the CRF loss."""
+LOWEST = 0.7
+"""F1 that the picture begins at: trainings that found next to nothing would flatten the rest."""
 SHARES = (0.05, 0.1, 0.25, 0.5, 1.0)
 DETECTORS = ("naive", "extended", "round 1", "round 2", "round 3")
 SEGMENTERS = ("voronoi", "cluster", "both", "both + crf", "masks")
@@ -187,7 +189,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     masks = [row["aji"] for row in rows if row["learned"] == "masks"]
     if masks:
         axes[1].axhline(fmean(masks), color="grey", linestyle="--", label="full masks")
-    axes[0].set(ylabel="F1 of points, 3 um")
+    axes[0].set(ylabel="F1 of points, 3 um", ylim=(LOWEST, None))
     axes[1].set(ylabel="AJI")
     for axis in axes:
         axis.legend(fontsize=8)
