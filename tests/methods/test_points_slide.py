@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 
 from tests.methods import planted_points as planted  # noqa: E402
 from tests.methods.pages import run_commands  # noqa: E402
+from tests.methods.test_points import MPP, settings  # noqa: E402
 from tests.methods.test_points_page import write_field  # noqa: E402
 from tests.planted import write_pyramid  # noqa: E402
 from wsikit.geometry import Region  # noqa: E402
@@ -26,7 +27,6 @@ from wsikit.methods.points.train import Training  # noqa: E402
 from wsikit.outlines import pixels  # noqa: E402
 from wsikit.training.recipe import Recipe  # noqa: E402
 
-MPP = 0.5
 SIDE = 448
 
 
@@ -42,24 +42,14 @@ def config_of(folder: Path, seed: int) -> Config:
         one = planted.scene((seed, number), side=192, nuclei=80, discs=15, fibres=10)
         clicked = planted.annotated(one.points, 0.1, np.random.default_rng((seed, number, 7)))
         write_field(data, f"{number:02d}.png", one, clicked)
-    return Config(
-        data=data,
-        mpp=MPP,
-        radius_um=planted.RADIUS * MPP,
-        test_share=0,
-        validation_share=0.15,
-        encoder="test_efficientnet",
-        weights="none",
-        widths=(32, 16),
-        at_mpp=MPP,
-        seen_mpp=(0.4, 0.6),
-        crop=96,
-        detector=Detector(rounds=2, recipe=short(10), again=short(4)),
-        segmenter=Segmenter(labels="cluster", recipe=short(8)),
-        core=128,
-        halo=32,
-        seed=seed,
-    )
+    changed = {
+        "radius_um": planted.RADIUS * MPP,
+        "test_share": 0.0,
+        "detector": Detector(rounds=2, recipe=short(10), again=short(4)),
+        "segmenter": Segmenter(labels="cluster", recipe=short(8)),
+        "seed": seed,
+    }
+    return settings(data, epochs=1).model_copy(update=changed)
 
 
 def found_on_slide(checkpoint: Path, slide: Path, folder: Path) -> list[shapely.Polygon]:
