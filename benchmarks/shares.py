@@ -8,8 +8,9 @@ points.py, and every share of the points of training and validation images, on t
 - the segmenter, from the points of the last round: by `voronoi`, `cluster`, `both`, and `both` with the CRF loss after
   it; and, once for a seed, from full masks; F1 of objects, AJI, PQ and Dice.
 
-A line of a file for each, with its options; what the file has is not made again. With `--draw` the table and the figure
-of all that is there are made, and nothing is trained.
+A line of a file for each; what the file has is not made again, so other options want another file. Full masks are
+learned from ImageNet's weights, points from the detector's. With `--draw` the table and the figure of all that is there
+are made, and nothing is trained.
 """
 
 from __future__ import annotations
@@ -105,14 +106,13 @@ def of_share(data: Path, work: Path, seed: int, share: float) -> Iterator[tuple[
     # rounds that change nothing end
     for name, (stage, fitted) in zip(DETECTORS[1:], found.fitted.items(), strict=False):
         yield name, points_of(restored(rounds, fitted.path), stage)
+    last = fitted.path
     for labels in SEGMENTERS[:3]:
         crf = {"segmenter.crf": CRF} if labels == "both" else {}
-        made = restored(
-            training(data, work / labels, seed, ratio=share, **{"segmenter.labels": labels}, **crf), fitted.path
-        )
-        for stage, fitted_stage in made.segment(found.points).items():
+        made = restored(training(data, work / labels, seed, ratio=share, **{"segmenter.labels": labels}, **crf), last)
+        for stage, fitted in made.segment(found.points).items():
             name = "both + crf" if stage == "crf" else labels
-            yield name, restored(made, fitted_stage.path).scored(made.images("test"))
+            yield name, restored(made, fitted.path).scored(made.images("test"))
 
 
 def of_masks(data: Path, work: Path, seed: int) -> dict[str, float]:
