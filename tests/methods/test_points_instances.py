@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from wsikit.methods.points.config import Instances
-from wsikit.methods.points.inner import contact, inner_distance
+from wsikit.methods.points.inner import contact, inner_distance, offsets
 from wsikit.methods.points.instances import separate
 from wsikit.predictors.basins import without_holes
 
@@ -197,6 +197,28 @@ def test_the_weight_between_nuclei_is_that_of_the_distances_to_the_nearest_two(s
 
 def test_one_nucleus_meets_none() -> None:
     assert not contact(discs([(60, 60, 20.0)]), 3.0).any()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_offsets_are_those_from_the_centre_of_mass_to_the_ends(seed: int) -> None:
+    labels = scattered(seed, count=6)
+    found = offsets(labels)
+    for number in range(1, labels.max() + 1):
+        places = [(row, column) for row, column in np.ndindex(labels.shape) if labels[row, column] == number]
+        for axis, plane in ((1, found[0]), (0, found[1])):
+            away = [place[axis] - sum(place[axis] for place in places) / len(places) for place in places]
+            wanted = [one / (max(away) if one > 0 else -min(away)) for one in away]
+            assert np.allclose([plane[place] for place in places], wanted, atol=1e-6)
+    assert not found[:, labels == 0].any()
+
+
+def test_objects_of_one_pixel_have_no_offsets() -> None:
+    labels = np.zeros((9, 9), np.int64)
+    labels[4, 4], labels[2:7, 7] = 70000, 1
+    x, y = offsets(labels)
+    assert not x.any()
+    assert y[4, 4] == 0
+    assert y[2:7, 7].tolist() == [-1, -0.5, 0, 0.5, 1]
 
 
 @pytest.mark.parametrize(

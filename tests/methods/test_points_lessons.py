@@ -19,8 +19,10 @@ from wsikit.methods.points import Config, build_model, dataset, evaluate, load_p
 from wsikit.methods.points.config import Detector, Segmenter  # noqa: E402
 from wsikit.methods.points.crops import cut  # noqa: E402
 from wsikit.methods.points.detect import Round, best_threshold, completed, found_in  # noqa: E402
+from wsikit.methods.points.inner import offsets  # noqa: E402
 from wsikit.methods.points.lessons import Heat, Labels, Masks, placed  # noqa: E402
-from wsikit.methods.points.losses import foreground_loss, inner_loss, label_loss  # noqa: E402
+from wsikit.methods.points.losses import foreground_loss, inner_loss, label_loss, offset_loss  # noqa: E402
+from wsikit.methods.points.model import NucleiNet  # noqa: E402
 from wsikit.methods.points.train import Training  # noqa: E402
 from wsikit.methods.points.voronoi import IGNORED  # noqa: E402
 from wsikit.metrics import match_points  # noqa: E402
@@ -134,6 +136,59 @@ def test_what_is_learned_of_masks_counts_more_between_nuclei() -> None:
     meeting = Masks(lambda: labels, 8.0, SIDE)((0.0, 0.0, float(SIDE), float(SIDE)))[..., 2]
     assert meeting[30, 39:41].min() > 0.8
     assert meeting[30, [25, 55]].max() == meeting[60:, 60:].max() == 0
+
+
+def two_nuclei() -> tuple[torch.Tensor, torch.Tensor]:
+    """(1, 2, H, W) offsets of two squares that touch, and (1, H, W) where they are."""
+    labels = np.zeros((24, 24), np.int64)
+    labels[6:16, 4:12], labels[6:16, 12:20] = 1, 2
+    return torch.from_numpy(offsets(labels))[None], torch.from_numpy((labels > 0).astype(np.float32))[None]
+
+
+def test_the_offsets_loss_is_nothing_where_they_are_right_whatever_lies_outside() -> None:
+    away, inside = two_nuclei()
+    noise = torch.randn(away.shape, generator=torch.Generator().manual_seed(0))
+    found = torch.where(inside[:, None] > 0, away, noise).requires_grad_()
+    loss = offset_loss(found, away, inside, torch.zeros_like(inside))
+    assert float(loss.detach()) == 0
+    offset_loss(found + 0.1, away, inside, torch.zeros_like(inside)).backward()
+    assert (found.grad[:, :, inside[0] == 0] == 0).all()
+    assert float(offset_loss(torch.zeros_like(away), torch.zeros_like(away), inside * 0, inside)) == 0
+
+
+def test_offsets_that_do_not_jump_between_nuclei_cost_more_than_the_same_error_elsewhere() -> None:
+    """As those of one nucleus that holds both would be; against the same squared error, spread."""
+    away, inside = two_nuclei()
+    one = torch.from_numpy(offsets((inside[0] > 0).numpy().astype(np.int64)))[None]
+    spread = away + inside[:, None] * ((one - away) ** 2).sum(dim=(2, 3), keepdim=True).div(inside.sum()).sqrt()
+    merged, shifted = (float(offset_loss(found, away, inside, torch.zeros_like(inside))) for found in (one, spread))
+    assert merged > 1.2 * shifted > 0
+
+
+def test_slopes_of_offsets_are_those_along_their_own_axis() -> None:
+    """A wrong slope of 0.3 per px: squared, twice. The error of the offsets themselves is taken away."""
+    inside, ramp = torch.ones(1, 12, 12), 0.3 * torch.arange(12.0).expand(1, 12, 12)
+    level = torch.zeros_like(ramp)
+
+    def cost(x: torch.Tensor, y: torch.Tensor) -> float:
+        found = torch.stack([x, y], dim=1)
+        wrong = (found**2).sum(dim=1).mean()
+        return float(offset_loss(found, torch.zeros_like(found), inside, torch.zeros_like(inside)) - wrong)
+
+    assert cost(ramp, level) == pytest.approx(2 * 0.3**2, rel=1e-4)
+    assert cost(level, ramp.transpose(1, 2)) == pytest.approx(2 * 0.3**2, rel=1e-4)
+    assert cost(ramp.transpose(1, 2), ramp) == pytest.approx(0, abs=1e-5)
+
+
+def test_what_is_learned_beside_changes_nothing_on_slides() -> None:
+    """The checkpoint's network is the trained one's first two channels."""
+    torch.manual_seed(0)
+    trained = NucleiNet("resnet18", (16, 8), beside=2).eval()
+    asked = NucleiNet("resnet18", (16, 8)).eval()
+    asked.load_state_dict(trained.state_on_slides())
+    pixels = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        assert torch.equal(asked(pixels), trained(pixels)[:, :2])
 
 
 @pytest.mark.parametrize(("other", "near"), [((0.52, 101), True), ((0.6, 101), False), ((0.52, 120), False)])

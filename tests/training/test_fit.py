@@ -81,6 +81,20 @@ def test_training_stops_when_nothing_gets_better(patience: int, epochs: int, tmp
     assert (fitted.epoch, len(fitted.history)) == (3, epochs)
 
 
+@pytest.mark.parametrize(("judged", "best"), [(1.0, 2), (0.5, 4), (0.34, 5), (0.17, 6), (0.01, 6)])
+def test_an_epoch_is_chosen_from_the_last_ones(judged: float, best: int, tmp_path: Path) -> None:
+    values = (5.0, 1.0, 4.0, 2.0, 3.0, 3.5)
+    fitted = train(small(), tmp_path / "run", recipe(epochs=6, judged=judged), validate=with_metrics(*values))
+    assert (fitted.epoch, fitted.metrics) == (best, {"mae": values[best - 1]})
+
+
+@pytest.mark.parametrize(("patience", "epochs"), [(1, 5), (2, 6)])
+def test_patience_begins_with_the_epochs_that_are_judged(patience: int, epochs: int, tmp_path: Path) -> None:
+    values, asked = (1.0, 2.0, 2.0, 3.0, 4.0, 5.0), recipe(epochs=6, judged=0.5, patience=patience)
+    fitted = train(small(), tmp_path / "run", asked, validate=with_metrics(*values))
+    assert (fitted.epoch, len(fitted.history)) == (4, epochs)
+
+
 def test_early_stopping_is_remembered(tmp_path: Path) -> None:
     out, values = tmp_path / "run", with_metrics(1.0, 2.0)
     first = train(small(), out, recipe(patience=1), validate=values)

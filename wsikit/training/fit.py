@@ -68,7 +68,7 @@ class Fitted:
     """A finished training."""
 
     epoch: int
-    """The best one, from 1; the first of equal ones."""
+    """The best one of those that are judged, from 1; the first of equal ones."""
     metrics: Mapping[str, float]
     """What ``validate`` gave in that epoch."""
     history: tuple[Mapping[str, float], ...] = field(repr=False)
@@ -162,7 +162,7 @@ def _own_identity(model: nn.Module, recipe: Recipe, seed: int, monitor: str, bet
 
 
 def _finished(kept: Kept, recipe: Recipe) -> bool:
-    waited = kept.epoch - kept.best
+    waited = kept.epoch - (kept.best or recipe.first_judged - 1)
     return kept.epoch >= recipe.epochs or (recipe.patience is not None and waited >= recipe.patience)
 
 
@@ -298,7 +298,8 @@ def _epoch(
     kept.history.append({"epoch": epoch, **rows[-1], **{f"validation_{key}": value for key, value in metrics.items()}})
     sign = 1 if better == "lower" else -1
     now = sign * metrics[monitor]
-    if now < (sign * kept.best_metrics[monitor] if kept.best else math.inf):
+    judged = epoch >= run.recipe.first_judged
+    if judged and now < (sign * kept.best_metrics[monitor] if kept.best else math.inf):
         kept.best, kept.best_metrics, kept.best_weights = epoch, metrics, kept.weights
     kept.seconds = run.seconds()
     return len(rows)

@@ -43,8 +43,16 @@ class Recipe(BaseModel):
     """What passes of the network compute in; weights stay float32."""
     patience: int | None = Field(default=None, ge=1)
     """Epochs without a better monitored metric after which training stops; null goes on to the last."""
+    judged: float = Field(default=1.0, gt=0, le=1)
+    """Share of the epochs, the last ones, that one is chosen from. Where few images validate, one of many may look best
+    by luck; those at the end, where the learning rate is low, are alike."""
     threads: int | None = Field(default=None, ge=1)
     """torch's threads on the CPU while training; null takes all cores. Another number moves the last bits of floats."""
+
+    @property
+    def first_judged(self) -> int:
+        """The first epoch, from 1, that may be chosen."""
+        return self.epochs - max(1, round(self.epochs * self.judged)) + 1
 
     def rate(self, share: float) -> float:
         """The learning rate after a share (0 to 1) of the training."""

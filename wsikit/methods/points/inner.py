@@ -1,5 +1,5 @@
-"""Where masks are known: how deep inside its nucleus a pixel lies, which the centre channel learns, and how much a
-pixel between two nuclei counts."""
+"""Where masks are known: how deep inside its nucleus a pixel lies, which the centre channel learns, how much a pixel
+between two nuclei counts, and where the middle is, which is learned beside."""
 
 from __future__ import annotations
 
@@ -63,3 +63,26 @@ def contact(labels: NDArray[np.integer], sigma: float) -> NDArray[np.float32]:
         nearest[around] = np.minimum(nearest[around], distance)
     both = nearest + second
     return np.where(both <= most, np.exp(-((both / sigma) ** 2) / 2), 0).astype(np.float32)
+
+
+def offsets(labels: NDArray[np.integer]) -> NDArray[np.float32]:
+    """Where each pixel lies in its object, seen from the middle (Graham et al. 2019, HoVer-Net, arXiv:1812.06499).
+
+    Args:
+        labels: (H, W) number of the object of each pixel, 0 is background.
+
+    Returns:
+        (2, H, W) float32 x and y of the pixel from its object's centre of mass; -1 and 1 at the object's ends in each
+        direction, 0 outside all objects. Between two objects that touch they jump.
+    """
+    found = np.zeros((2, *labels.shape), np.float32)
+    for number, box in enumerate(ndimage.find_objects(labels.astype(np.int64, copy=False)), start=1):
+        if box is None:
+            continue
+        own = labels[box] == number
+        for plane, places in zip(found, np.nonzero(own)[::-1], strict=True):
+            away = places - places.mean()
+            # an object one pixel wide has its middle there
+            ends = np.where(away > 0, away.max(), -away.min())
+            plane[box][own] = away / np.where(ends > 0, ends, 1)
+    return found

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,27 +56,28 @@ def placed(points: Points, size: tuple[int, int], box: Box, side: int) -> Points
 
 @dataclass(frozen=True)
 class Masks:
-    """Share of nucleus, inner distance, and how much nuclei meet. Called with a box it gives the planes of an image
-    with these instances."""
+    """Share of nucleus, inner distance, how much nuclei meet, and the number of the nucleus. Called with a box it gives
+    the planes of an image with these instances."""
 
     labels: Callable[[], NDArray[np.int64]]
     radius: float
     """Nuclear radius, px of the image."""
     side: int
     keep: bool = True
-    """Whether the whole image's planes stay in memory, 12 bytes a pixel."""
+    """Whether the whole image's planes stay in memory, 16 bytes a pixel."""
 
     def __call__(self, box: Box) -> Planes:
-        """(S, S, 3)."""
-        return np.stack(cut(self._kept if self.keep else self._known(), box, self.side), axis=2)
+        """(S, S, 4)."""
+        return np.stack(cut(self._kept if self.keep else self._known(), box, self.side), axis=2, dtype=np.float32)
 
     @cached_property
-    def _kept(self) -> tuple[NDArray[np.float32], ...]:
+    def _kept(self) -> tuple[NDArray[Any], ...]:
         return self._known()
 
-    def _known(self) -> tuple[NDArray[np.float32], ...]:
-        labels = self.labels()
-        return (labels > 0).astype(np.float32), inner_distance(labels), contact(labels, CONTACT_SIGMA * self.radius)
+    def _known(self) -> tuple[NDArray[Any], ...]:
+        labels, sigma = self.labels(), CONTACT_SIGMA * self.radius
+        inside = (labels > 0).astype(np.float32)
+        return inside, inner_distance(labels), contact(labels, sigma), labels.astype(np.int32)
 
 
 @dataclass(frozen=True)

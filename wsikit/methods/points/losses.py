@@ -13,6 +13,8 @@ CENTRE_BETA = 0.1
 """Errors of the centre map up to this are squared, larger ones count by their size (Huber)."""
 CONTACT_WEIGHT = 8.0
 """Added to the 1 that a pixel counts, where two nuclei meet: the few pixels there decide if they are told apart."""
+OFFSET_SLOPE_WEIGHT = 2.0
+"""Of the slopes of the offsets beside the offsets, as HoVer-Net has it."""
 SOFT = 1.0
 """px added to both sides of the Dice, so that images without nuclei have one."""
 
@@ -36,6 +38,33 @@ def inner_loss(logits: torch.Tensor, target: torch.Tensor, contact: torch.Tensor
     """Between the centre map and the inner distance, (N, H, W) both, the first as logits; ``contact`` as above."""
     error = functional.smooth_l1_loss(torch.sigmoid(logits), target, beta=CENTRE_BETA, reduction="none")
     return CENTRE_WEIGHT * ((1 + CONTACT_WEIGHT * contact) * error).mean()
+
+
+def offset_loss(found: torch.Tensor, target: torch.Tensor, inside: torch.Tensor, contact: torch.Tensor) -> torch.Tensor:
+    """Squared error of offsets, and of their slopes, within nuclei (Graham et al. 2019, arXiv:1812.06499).
+
+    Args:
+        found: (N, 2, H, W) offsets in x and y.
+        target: what they are, ``wsikit.methods.points.inner.offsets``.
+        inside: (N, H, W) 1 in nuclei, 0 elsewhere.
+        contact: (N, H, W) as above; counts in the error of the offsets.
+    """
+    weight = (inside * (1 + CONTACT_WEIGHT * contact))[:, None]
+    # a slope is known where all that it is computed of is nucleus
+    deep = -functional.max_pool2d(-functional.pad(inside[:, None], (1, 1, 1, 1)), 3, stride=1)
+    return _mean((found - target) ** 2, weight) + OFFSET_SLOPE_WEIGHT * _mean(_slopes(found - target) ** 2, deep)
+
+
+def _mean(error: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Sum over both directions, weighted mean over pixels; 0 where nothing weighs."""
+    return (weight * error).sum() / weight.sum().clamp(min=1)
+
+
+def _slopes(offsets: torch.Tensor) -> torch.Tensor:
+    """(N, 2, H, W) derivative of x offsets along x and of y offsets along y, per px, by Sobel's kernel."""
+    along = torch.tensor([[1.0], [2.0], [1.0]]) * torch.tensor([[-1.0, 0.0, 1.0]]) / 8
+    kernels = torch.stack([along, along.T])[:, None].to(offsets)
+    return functional.conv2d(offsets, kernels, padding=1, groups=2)
 
 
 def label_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

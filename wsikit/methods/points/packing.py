@@ -34,7 +34,7 @@ def pack(training: Training, fitted: Mapping[str, Fitted], facts: Mapping[str, A
 
 def _stored(training: Training) -> dict[str, torch.Tensor]:
     number = getattr(torch, training.config.stored)
-    state = training.model.state_dict()
+    state = training.model.state_on_slides()
     return {name: value.to(number) if value.is_floating_point() else value for name, value in state.items()}
 
 

@@ -20,10 +20,11 @@ from wsikit.methods.points.crf import SXY, crf_loss
 from wsikit.methods.points.crops import cut, draw_box
 from wsikit.methods.points.data import PointData, PointImage, read_points
 from wsikit.methods.points.evaluate import mask_scores
+from wsikit.methods.points.inner import offsets
 from wsikit.methods.points.instances import separate
 from wsikit.methods.points.lessons import Kind, Labels, Lesson, Masks, Planes, Points
-from wsikit.methods.points.losses import CENTRE_WEIGHT, foreground_loss, inner_loss, label_loss
-from wsikit.methods.points.model import CENTRE, FOREGROUND, NucleiNet, build_model
+from wsikit.methods.points.losses import CENTRE_WEIGHT, foreground_loss, inner_loss, label_loss, offset_loss
+from wsikit.methods.points.model import CENTRE, FOREGROUND, OFFSETS, NucleiNet, build_model
 from wsikit.methods.points.shown import NuclearStain
 from wsikit.methods.points.targets import heat_loss
 from wsikit.metrics import Ratio
@@ -211,10 +212,14 @@ class Training(Stages[Config, PointImage]):
 
     def _mask_step(self, batch: Pieces) -> Mapping[str, torch.Tensor]:
         logits = self.model(batch[0])
-        inside, inner, meeting = batch[1].unbind(dim=1)
+        inside, inner, meeting, number = batch[1].unbind(dim=1)
         foreground = foreground_loss(logits[:, FOREGROUND], inside, meeting)
         centre = inner_loss(logits[:, CENTRE], inner, meeting)
-        return {"loss": foreground + centre, "foreground": foreground, "centre": centre}
+        # of pieces as they lie now: turned ones point elsewhere
+        numbers = number.cpu().numpy().astype(np.int32)
+        away = torch.from_numpy(np.stack([offsets(one) for one in numbers])).to(self.device)
+        beside = offset_loss(logits[:, OFFSETS], away, (number > 0).float(), meeting)
+        return {"loss": foreground + centre + beside, "foreground": foreground, "centre": centre, "offsets": beside}
 
     def _label_step(self, batch: Pieces, logits: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         logits = self.model(batch[0]) if logits is None else logits
@@ -252,7 +257,8 @@ class Training(Stages[Config, PointImage]):
         self.model.eval()
         slide = array_slide(image.read(), self.config.mpp)
         (pixels,) = self._shown([slide.read(slide.plane(slide.resolve(self.config.at_mpp)))], [image])
-        found = torch.sigmoid(self.model(tensor([pixels], self.device, MARGIN)).float())
+        logits = self.model(tensor([pixels], self.device, MARGIN))[:, : OFFSETS.start]
+        found = torch.sigmoid(logits.float())
         return np.asarray(found[0, :, MARGIN:-MARGIN, MARGIN:-MARGIN].cpu().numpy())
 
 
