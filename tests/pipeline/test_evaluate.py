@@ -244,6 +244,29 @@ def test_classes_that_both_sides_know_are_counted_apart(tmp_path: Path) -> None:
     assert values["iou[Blob]"] == pytest.approx(320 / (162 + 320 + 384 - 320))
 
 
+def test_what_is_found_of_a_class_counts_in_images_without_it(tmp_path: Path) -> None:
+    """An image of both classes, one of Blob alone, one of nothing, and one whose objects have no class."""
+    odd, even = [(10 + 20 * k, 10, 9, 9) for k in range(6)], [(10 + 20 * k, 60, 8, 8) for k in range(6)]
+    drawn = {"a": (odd + even, ["Other"] * 6 + ["Blob"] * 6), "b": (even, ["Blob"] * 6), "c": ([], []), "d": (odd, [])}
+    for name, (cells, classes) in drawn.items():
+        plant(tmp_path, name, odd + even).with_name(f"{name}_labels.png").unlink()
+        qupath(tmp_path / f"{name}.geojson", cells, classes)
+    result = evaluate(BlobPredictor(), tmp_path, settings=HALF)
+    found = result.metrics()
+    # Other: 6 right of 6 true; 6 found in each of a, b, c
+    assert found["detection_f1[Other]"].pooled == 12 / (6 + 18)
+    assert found["detection_f1[Other]"].images == 3
+    assert found["detection_f1[Blob]"].pooled == 24 / (12 + 18)
+    assert not any("[" in name for name in result.images[3].values if name.startswith("detection"))
+
+
+def test_one_class_alone_is_not_counted_apart(tmp_path: Path) -> None:
+    cells = [(10 + 20 * k, 60, 8, 8) for k in range(6)]
+    plant(tmp_path, "a", cells).with_name("a_labels.png").unlink()
+    qupath(tmp_path / "a.geojson", cells, ["Blob"] * 6)
+    assert not any(name.startswith("detection_f1[") for name in only(evaluate(BlobPredictor(), tmp_path)).values)
+
+
 @dataclass(frozen=True)
 class DarkPredictor(Planted):
     """Every pixel is dark or not."""

@@ -31,6 +31,7 @@ from wsikit.pipeline.scores import (
     compare,
     found_by,
     not_computable,
+    of_classes,
     sink_for,
 )
 from wsikit.pipeline.state import digest, failure, finite, model_card, versions
@@ -255,13 +256,21 @@ def evaluate(
             _forget_examples(results)
             if progress:
                 progress(len(results), len(pairs))
-    images = tuple(results[index] for index in sorted(results))
+    images = _of_known_classes([results[index] for index in sorted(results)])
     card = model_card(predictor)
     card["hash"] = digest(card)
     evaluation = Evaluation(images, settings, card, str(data), command, started, time.perf_counter() - clock)
     if out is not None:
         write_evaluation(evaluation, out)
     return evaluation
+
+
+def _of_known_classes(results: Sequence[ImageResult]) -> tuple[ImageResult, ...]:
+    """With figures of those classes only that some image's truth has."""
+    known = frozenset[str]().union(*(one.comparison.classes for one in results if one.comparison))
+    return tuple(
+        replace(one, comparison=of_classes(one.comparison, known)) if one.comparison else one for one in results
+    )
 
 
 def _forget_examples(results: dict[int, ImageResult]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -43,6 +43,8 @@ POINTS, OUTLINES, CLASSES = "detection F1 and counts", "object F1, PQ, AJI and D
 """Groups of metrics: what they need of truth and model differs."""
 IGNORE = -1
 """Class of pixels that are not annotated."""
+OF_CLASS = "detection_f1["
+"""What metrics of a class begin with; its name and a ] follow."""
 NOTHING = "nothing"
 """Name of the class of pixels that no label of the model covers."""
 
@@ -191,6 +193,8 @@ class Comparison:
     """Of finding nothing; of calling everything foreground where that is what a lazy model would do (Dice)."""
     counts: tuple[int, int] | None
     """True and found objects, where both are known."""
+    classes: frozenset[str] = frozenset()
+    """Classes of the true objects that the model knows."""
 
 
 def not_computable(truth: Truth, predictor: Predictor) -> dict[str, str]:
@@ -258,20 +262,39 @@ def compare(truth: Truth, found: Found, plane: Region, settings: Settings, missi
     if CLASSES not in missing:
         parts.append((_classes(truth, found, plane, settings), Scores()))
     scores, trivial = (sum(column, Scores()) for column in zip(*parts, strict=True))
-    counts = None if POINTS in missing else (len(truth.centers[""]), len(found.centers[""]))
-    return Comparison(scores, trivial, counts)
+    if POINTS in missing:
+        return Comparison(scores, trivial, None)
+    counts = len(truth.centers[""]), len(found.centers[""])
+    return Comparison(scores, trivial, counts, frozenset(truth.centers) & frozenset(found.centers) - {""})
+
+
+def of_classes(comparison: Comparison, known: Collection[str]) -> Comparison:
+    """Without the detection figures of classes that no image's truth has; of no class where there are not several."""
+    kept = {f"{OF_CLASS}{name}]" for name in known} if len(known) > 1 else set()
+
+    def chosen(scores: Scores) -> Scores:
+        ratios = {name: one for name, one in scores.ratios.items() if not name.startswith(OF_CLASS) or name in kept}
+        return replace(scores, ratios=ratios)
+
+    return replace(comparison, scores=chosen(comparison.scores), trivial=chosen(comparison.trivial))
 
 
 def _detection(truth: Truth, found: Found, mpp: float, radius_um: float) -> tuple[Scores, Scores]:
-    """F1 whatever the class, and of each class that both sides know where there are several; and counts."""
-    shared = [name for name in truth.centers if name in found.centers]
+    """F1 whatever the class, and of each class of the model; and counts.
+
+    A class that is not in this image may be in others: what was found of it here is wrong. Nothing is said of classes
+    where the true objects have none.
+    """
+    parted = len(truth.centers) > 1 or not len(truth.centers[""])
+    nothing = np.zeros((0, 2))
     ratios: dict[str, Ratio] = {}
     trivial: dict[str, Ratio] = {}
-    for name in shared if len(shared) > 2 else [""]:
-        match = match_points(truth.centers[name] * mpp, found.centers[name] * mpp, radius=radius_um)
-        end = f"[{name}]" if name else ""
-        ratios |= {f"detection_f1{end}": match.f1}
-        trivial |= {f"detection_f1{end}": Ratio.f1(0, match.truth, 0)}
+    for name in ["", *(name for name in found.centers if name and parted)]:
+        true = truth.centers.get(name, nothing)
+        match = match_points(true * mpp, found.centers[name] * mpp, radius=radius_um)
+        metric = f"{OF_CLASS}{name}]" if name else "detection_f1"
+        ratios |= {metric: match.f1}
+        trivial |= {metric: Ratio.f1(0, match.truth, 0)}
         if not name:
             ratios |= {"detection_precision": match.precision, "detection_recall": match.recall}
             ratios |= {"localisation_um": Ratio(float(match.distances.sum()), len(match.distances), np.nan)}
