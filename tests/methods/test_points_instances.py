@@ -212,6 +212,19 @@ def test_offsets_are_those_from_the_centre_of_mass_to_the_ends(seed: int) -> Non
     assert not found[:, labels == 0].any()
 
 
+def test_a_mirrored_copy_is_an_object_of_its_own() -> None:
+    """As in a piece that is larger than its image."""
+    half = np.zeros((30, 20), np.int64)
+    half[4:12, 3:9], half[4:12, 9:12], half[20:26, 15:] = 7, 3, 5
+    both = np.concatenate([half, half[:, ::-1]], axis=1)
+    x, y = offsets(both)
+    assert np.array_equal(x[:13, :20], offsets(half)[0][:13])
+    assert np.array_equal(x[:13], -x[:13, ::-1])
+    assert np.array_equal(y, y[:, ::-1])
+    # one that the axis cuts looks like one, and is
+    assert x[22, 15:25].tolist() == pytest.approx(np.linspace(-1, 1, 10))
+
+
 def test_objects_of_one_pixel_have_no_offsets() -> None:
     labels = np.zeros((9, 9), np.int64)
     labels[4, 4], labels[2:7, 7] = 70000, 1

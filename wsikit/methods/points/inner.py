@@ -8,6 +8,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from skimage.measure import label
 
 REACH = 3.0
 """Of ``contact``, in sigmas."""
@@ -68,6 +69,9 @@ def contact(labels: NDArray[np.integer], sigma: float) -> NDArray[np.float32]:
 def offsets(labels: NDArray[np.integer]) -> NDArray[np.float32]:
     """Where each pixel lies in its object, seen from the middle (Graham et al. 2019, HoVer-Net, arXiv:1812.06499).
 
+    What has one number and does not touch is several objects: a piece that is larger than its image holds mirrored
+    copies.
+
     Args:
         labels: (H, W) number of the object of each pixel, 0 is background.
 
@@ -76,10 +80,9 @@ def offsets(labels: NDArray[np.integer]) -> NDArray[np.float32]:
         direction, 0 outside all objects. Between two objects that touch they jump.
     """
     found = np.zeros((2, *labels.shape), np.float32)
-    for number, box in enumerate(ndimage.find_objects(labels.astype(np.int64, copy=False)), start=1):
-        if box is None:
-            continue
-        own = labels[box] == number
+    parts = label(labels, connectivity=2)
+    for number, box in enumerate(ndimage.find_objects(parts), start=1):
+        own = parts[box] == number
         for plane, places in zip(found, np.nonzero(own)[::-1], strict=True):
             away = places - places.mean()
             # an object one pixel wide has its middle there

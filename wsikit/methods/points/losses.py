@@ -27,7 +27,8 @@ def foreground_loss(logits: torch.Tensor, target: torch.Tensor, contact: torch.T
         target: (N, H, W) share of each pixel that is nucleus.
         contact: (N, H, W) in [0, 1], how much two nuclei meet there; counts in the cross-entropy.
     """
-    likely = torch.sigmoid(logits)
+    # sums of half precision would overflow
+    likely = torch.sigmoid(logits.float())
     both = (likely * target).sum(dim=(1, 2))
     overlap = (2 * both + SOFT) / (likely.sum(dim=(1, 2)) + target.sum(dim=(1, 2)) + SOFT)
     error = functional.binary_cross_entropy_with_logits(logits, target, weight=1 + CONTACT_WEIGHT * contact)
