@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 from pathlib import Path
 
 import geojson
@@ -14,11 +15,12 @@ from hypothesis import strategies as st
 
 from tests.conformance.qupath import assert_qupath
 from tests.planted import BlobPredictor, Box, PointPredictor, ShakyPredictor, scene
+from wsikit.geometry import Region, TileSpec
 from wsikit.pipeline.run import RunReport, run
-from wsikit.predictions import Predictor
+from wsikit.predictions import Objects, Predictor
 from wsikit.sinks.geojson import GeoJSONSink
 from wsikit.slides import Slide
-from wsikit.stitching.objects import BAND
+from wsikit.stitching.objects import BAND, ObjectCollector, ObjectMerge
 from wsikit.tissue import TissueMask
 
 SIDES = (1, 128, 100_000)
@@ -136,6 +138,57 @@ def test_two_versions_at_the_seam_of_two_bands_become_one(tmp_path: Path, side: 
     )
     assert len(polygons(text)) == 1
     assert report.merged.seam_conflicts >= 1
+
+
+def drawn(region: Region, box: Box, score: float) -> Objects:
+    """One object of a window: a box of the slide's lattice."""
+    x, y, w, h = box[0] - region.x, box[1] - region.y, box[2], box[3]
+    moments = [[h * w * x + h * w * (w - 1) // 2, w * h * y + w * h * (h - 1) // 2, w * h]]
+    outline = np.array([shapely.box(x, y, x + w, y + h)], object)
+    return Objects(region, outline, np.zeros(1, np.int64), np.array([score]), np.array(moments, np.int64), {})
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize(("end", "mine", "best"), [(64, 0.6, 1), (65, 0.6, 1), (62, 0.6, 1), (64, 0.95, 0)])
+def test_a_version_that_ends_at_the_seam_and_one_that_goes_on_become_one(
+    tmp_path: Path, axis: int, end: int, mine: float, best: int
+) -> None:
+    """One window cuts a nucleus at or before the seam, the next one draws the whole of it and owns that."""
+    spec = TileSpec(0.5, core=64, halo=24)
+    versions: list[Box] = [(50, 20, end - 50, 20), (50, 20, 30, 20)]
+    collector = ObjectCollector(spec, [], tmp_path, 0)
+    for place, (box, score) in enumerate(zip(versions, (mine, 0.9), strict=True)):
+        x, y, w, h = box if axis == 0 else (box[1], box[0], box[3], box[2])
+        cell = (place, 0) if axis == 0 else (0, place)
+        collector.add(drawn(spec.patch_region(*cell), (x, y, w, h), score), spec.core_region(*cell))
+    collector.save()
+    merge = ObjectMerge(tmp_path)
+    kept = [shape.area for records, _ in merge for shape in records.geometries]
+    assert kept == [versions[best][2] * 20]
+    assert merge.seam_conflicts == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_two_objects_of_different_cores_overlap_by_half_whatever_windows_drew(tmp_path: Path, seed: int) -> None:
+    """Against every pair of what came out; windows that draw boxes at random, anywhere that they see."""
+    spec, rng = TileSpec(0.5, core=64, halo=24), np.random.default_rng(seed)
+    collector = ObjectCollector(spec, [], tmp_path, 0)
+    for column, row in np.ndindex(4, 3):
+        region = spec.patch_region(column, row)
+        for _ in range(12):
+            w, h = rng.integers(8, 40, 2).tolist()
+            x = int(rng.integers(region.x, region.x1 - w + 1))
+            y = int(rng.integers(region.y, region.y1 - h + 1))
+            collector.add(drawn(region, (x, y, w, h), float(rng.random())), spec.core_region(column, row))
+    collector.save()
+    shapes: list[shapely.Polygon] = []
+    cores: list[tuple[int, int]] = []
+    for records, _ in ObjectMerge(tmp_path):
+        shapes += records.geometries.tolist()
+        cores += map(tuple, records.cores.tolist())
+    assert len(shapes) > 30
+    for (a, mine), (b, other) in itertools.combinations(zip(shapes, cores, strict=True), 2):
+        assert mine == other or a.intersection(b).area <= 0.5 * min(a.area, b.area)
 
 
 def test_touching_neighbours_of_different_cores_are_no_conflict(tmp_path: Path) -> None:

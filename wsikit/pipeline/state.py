@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from wsikit.slides import BadTile, Slide
 
 SCHEMA = 2
-RESULT_VERSION = 6
+RESULT_VERSION = 7
 """Raised whenever the same input and parameters would give other results than before; old results are then redone.
 6: score maps are blended by raised cosines and have a confidence, class maps a table of regions."""
 TRANSIENT = frozenset(

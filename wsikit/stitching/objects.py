@@ -5,13 +5,14 @@
    windows see is kept once.
 2. A network may draw one nucleus differently in two windows, so that both own a version. Where objects of different
    cores overlap by more than half of the smaller (points: lie closer than the radius), the higher score stays, then
-   the smaller (y, x). Best first, as in non-maximum suppression. Such a pair must reach over a seam, so only objects
-   that leave their core are compared.
+   the smaller (y, x). Best first, as in non-maximum suppression. Of such a pair one leaves its core, by no more than
+   the halo that its window sees: what leaves is compared with what lies within a halo of its own core's edge.
 3. Order: by band, then centroid y, x. A band is ``BAND`` neighbouring cores of one row; bands follow each other row by
    row, left to right. They are fixed by the predictor's lattice, so nothing here depends on how many windows a task
    read.
 
-Memory: one band, whatever the size of the slide; while seams are compared, the objects on the seams of two rows.
+Memory: one band, whatever the size of the slide; while seams are compared, the objects within a halo of those of two
+rows.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ Band = tuple[int, int]
 """Row of cores, and which run of ``BAND`` cores in it."""
 Place = tuple[Band, int]
 """A record: its band, and its place in the band's order."""
+NEAR, LEAVES = 1, 2
+"""Where an object lies beside the seams of its core: windows of others draw there, or it reaches over. Else 0."""
 _COLUMNS = ("centroids", "cores", "labels", "scores", "seam")
 """Fields of Records that are plain arrays, in the order of the class."""
 
@@ -55,8 +58,8 @@ class Records:
     """(N, 2) column, row of the owning core."""
     labels: NDArray[np.int64]
     scores: NDArray[np.float64]
-    seam: NDArray[np.bool_]
-    """(N,) whether the object leaves its core."""
+    seam: NDArray[np.uint8]
+    """(N,) 0, ``NEAR`` or ``LEAVES``."""
     measurements: dict[str, NDArray[np.float64]]
 
     def __len__(self) -> int:
@@ -204,8 +207,8 @@ def _records(prediction: Objects | Points, core: Region, spec: TileSpec) -> Reco
         boxes = shapely.bounds(geometries)
         if prediction.nuclei is not None:
             nuclei = shapely.transform(prediction.nuclei, lambda xy: xy + shift)
-    x0, y0, x1, y1 = boxes.T
-    inside = (x0 >= core.x) & (y0 >= core.y) & (x1 <= core.x1) & (y1 <= core.y1)
+    # a point is there for its radius, in whatever window
+    near = _leaves(boxes, core, 0 if isinstance(prediction, Points) else spec.halo)
     cell = [(core.x - spec.phase[0]) // spec.core, (core.y - spec.phase[1]) // spec.core]
     return Records(
         geometries,
@@ -214,9 +217,16 @@ def _records(prediction: Objects | Points, core: Region, spec: TileSpec) -> Reco
         np.tile(np.array(cell, np.int64), (len(centroids), 1)),
         prediction.labels,
         prediction.scores,
-        ~inside,
+        near.astype(np.uint8) * NEAR + _leaves(boxes, core, 0) * np.uint8(LEAVES - NEAR),
         dict(prediction.measurements),
     )
+
+
+def _leaves(boxes: NDArray[np.float64], core: Region, margin: int) -> NDArray[np.bool_]:
+    """(N,) whether a box (x0, y0, x1, y1) reaches out of a core without so many of its outermost pixels."""
+    x0, y0, x1, y1 = boxes.T
+    within = (x0 >= core.x + margin) & (y0 >= core.y + margin) & (x1 <= core.x1 - margin) & (y1 <= core.y1 - margin)
+    return np.asarray(~within)
 
 
 class ObjectMerge:
@@ -262,7 +272,7 @@ class ObjectMerge:
         return records[order], origin[order]
 
     def _seam(self, row: int) -> tuple[list[Records], list[Place]]:
-        """Objects of a row of cores that leave their core, band by band, and where they stand."""
+        """Objects of a row of cores near or over its seams, band by band, and where they stand."""
         parts: list[Records] = []
         places: list[Place] = []
         for band in self._bands:
@@ -298,23 +308,27 @@ class ObjectMerge:
         if not current[1]:
             return
         records, places = Records.concatenate(current[0] + below[0]), current[1] + below[1]
-        first, second = self._overlaps(records.geometries)
-        other_core = (records.cores[first] != records.cores[second]).any(axis=1)
+        first, second = self._overlaps(records)
         # pairs within the row below are found when it is the current one
-        new = other_core & (first < second) & (first < len(current[1]))
+        new = first < len(current[1])
         for a, b in zip(first[new], second[new], strict=True):
             pairs.append((places[a], places[b]))
             for i in (a, b):
                 x, y = records.centroids[i]
                 rank[places[i]] = (-float(records.scores[i]), float(y), float(x))
 
-    def _overlaps(self, shapes: NDArray[np.object_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        tree = shapely.STRtree(shapes)
-        if len(shapes) and isinstance(shapes[0], shapely.Point):
-            first, second = tree.query(shapes, predicate="dwithin", distance=self._radius)
+    def _overlaps(self, records: Records) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Pairs of different cores that claim one place, the first before the second."""
+        shapes, leaving = records.geometries, np.flatnonzero(records.seam == LEAVES)
+        tree, points = shapely.STRtree(shapes), len(shapes) and isinstance(shapes[0], shapely.Point)
+        near: dict[str, Any] = (
+            {"predicate": "dwithin", "distance": self._radius} if points else {"predicate": "intersects"}
+        )
+        found = tree.query(shapes[leaving], **near)
+        pairs = np.unique(np.sort(np.stack([leaving[found[0]], found[1]], axis=1), axis=1), axis=0)
+        first, second = pairs[(records.cores[pairs[:, 0]] != records.cores[pairs[:, 1]]).any(axis=1)].T
+        if points:
             return first, second
-        first, second = tree.query(shapes, predicate="intersects")
-        first, second = first[first < second], second[first < second]
         smaller = np.minimum(shapely.area(shapes[first]), shapely.area(shapes[second]))
         much = shapely.area(shapely.intersection(shapes[first], shapes[second])) > 0.5 * smaller
         return first[much], second[much]
