@@ -17,7 +17,7 @@ from wsikit.errors import ConfigError
 torch = pytest.importorskip("torch")
 
 from tests.methods import planted_tissue as planted  # noqa: E402
-from wsikit.methods.cam_onss import dataset, load_predictor, train  # noqa: E402
+from wsikit.methods.cam_onss import dataset, evaluate, load_predictor, train  # noqa: E402
 from wsikit.methods.cam_onss.config import Classifier, Config, Segmenter, Voting  # noqa: E402
 from wsikit.methods.cam_onss.model import TissueClassifier, TissueSegmenter, build_classifier, build_model  # noqa: E402
 from wsikit.methods.cam_onss.pseudo import labels_at_scales, learnable  # noqa: E402
@@ -159,6 +159,58 @@ def test_a_training_that_was_ended_goes_on_to_the_same_weights(tmp_path: Path) -
         with pytest.raises(Ended):
             train(config, tmp_path / "ended", ending(stage, epoch))
     assert train(config, tmp_path / "ended").read_bytes() == whole
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_kill_while_it_is_measured_costs_no_figure(
+    small: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    """In the measuring of the last epoch, or of the chosen one."""
+    from wsikit.methods.cam_onss import packing
+
+    shutil.copytree(small.out, tmp_path / "out", ignore=shutil.ignore_patterns("cam_onss.*"))
+    calls = iter(range(1, 9))
+
+    def evaluated(*given: object) -> dict[str, float]:
+        if next(calls) == call:
+            raise Ended
+        return evaluate(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(packing, "evaluate", evaluated)
+    with pytest.raises(Ended):
+        train(small.config, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("**/*cam_onss.*"))
+    monkeypatch.setattr(packing, "evaluate", evaluate)
+    again = train(small.config, tmp_path / "out")
+    assert again.read_bytes() == (small.out / again.name).read_bytes()
+    cards = (json.loads((out / "cam_onss.json").read_text("utf-8")) for out in (tmp_path / "out", small.out))
+    assert len({json.dumps(card["metrics"]) for card in cards}) == 1
+
+
+def test_what_only_the_card_shows_is_written_anew_without_learning(small: Trained, tmp_path: Path) -> None:
+    shutil.copytree(small.out, tmp_path / "out")
+    changed = small.config.model_copy(update={"palette": "dataset", "licence": "CC0-1.0"})
+    path = train(changed, tmp_path / "out", ending("segmenter", 1))
+    card = json.loads(path.with_suffix(".json").read_text("utf-8"))
+    assert (card["config"]["palette"], card["licence"]) == ("dataset", "CC0-1.0")
+    assert path.read_bytes() == (small.out / path.name).read_bytes()
+    names = [label.name for label in small.config.tissue.labels("dataset")]
+    assert [label["name"] for label in card["labels"]] == names
+    assert names != [label.name for label in small.config.tissue.labels(small.config.palette)]
+
+
+def test_pale_tissue_is_scored_by_what_the_network_says(small: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    """White pixels are background on slides; where a mask calls them tissue that is no reason for the first class."""
+    schema = small.config.tissue.model_copy(update={"background": True, "excluded": CLASSES})
+    predictor = load_predictor(small.out / "cam_onss.safetensors", device="cpu")
+    predictor = replace(predictor, config=predictor.config.model_copy(update={"tissue": schema}))
+    patches = dataset(small.config, "test")
+    plain = evaluate(predictor, patches)
+    monkeypatch.setattr(
+        "wsikit.methods.cam_onss.predict.white_pixels", lambda image, *_: np.ones(image.shape[:2], bool)
+    )
+    assert predictor.probabilities(patches[0].read()[None])[..., -1].min() == 1
+    assert evaluate(predictor, patches) == plain
 
 
 def test_the_first_epochs_weigh_all_pixels_alike(small: Trained, tmp_path: Path) -> None:

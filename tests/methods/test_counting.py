@@ -241,6 +241,16 @@ def test_without_a_segmenter_cells_are_points(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "segmenter").exists()
 
 
+def test_bins_beside_a_density_learn_from_a_number_of_images_that_leaves_one_over(tmp_path: Path) -> None:
+    data = planted.write_folder(tmp_path / "data", planted.tiles(3, 12))
+    config = settings(data, 0, epochs=(1, 1, 1))
+    counter = config.counter.model_copy(update={"bins": True})
+    for size in range(2, 9):
+        recipe = counter.recipe.model_copy(update={"batch_size": size})
+        part = config.model_copy(update={"counter": counter.model_copy(update={"recipe": recipe})})
+        Training(part, tmp_path / str(size), build_model(part), None).count()
+
+
 def test_a_pooled_counter_with_bins_learns_to_count(tmp_path: Path) -> None:
     """As published: one number of an image. It knows no place, so its checkpoint is no model for slides."""
     data = planted.write_folder(tmp_path / "data", planted.tiles(3, 150))

@@ -31,6 +31,7 @@ from wsikit.methods.counting.data import CountingData, read_counts
 from wsikit.slides import open_slide
 from wsikit.training import images as training_images
 from wsikit.training.appearance import appearance_groups
+from wsikit.training.splits import split_images
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +79,25 @@ def test_all_columns_are_kept(tmp_path: Path, planted: Sequence[Planted]) -> Non
     data = read_counts(write_folder(tmp_path / "data", planted, **columns))  # type: ignore[arg-type]
     assert [image.patient for image in data] == list("aabbcc")
     assert (data[5].slide, data[5].organ, data[5].split) == ("z", "colon", "test")
+
+
+def test_barcodes_keep_a_patient_on_one_side_of_the_split(tmp_path: Path) -> None:
+    one = tiles(3, 1, side=64, most=6)[0]
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows: list[Sequence[object]] = [("image", "count")]
+    for patient in range(6):
+        for field in range(5):
+            name = f"TCGA-A1-A0S{patient}-DX1_{field}.png"
+            Image.fromarray(one.image).save(folder / name)
+            rows.append((name, patient + field))
+    write_table(folder / "counts.csv", rows)
+    data = read_counts(folder)
+    assert (data[0].slide, data[0].patient) == ("TCGA-A1-A0S0-DX1", "TCGA-A1-A0S0")
+    splits = split_images(data, validation=0.2, test=0.2, seed=0)
+    parts = [{data[i].patient for i in splits.of(part)} for part in ("train", "validation", "test")]
+    assert all(parts)
+    assert sum(map(len, parts)) == 6
 
 
 def test_names_go_without_suffix_and_in_any_order(folder: Path, planted: Sequence[Planted]) -> None:

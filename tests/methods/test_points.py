@@ -21,7 +21,9 @@ from tests.methods import planted_points as planted  # noqa: E402
 from wsikit.geometry import Region  # noqa: E402
 from wsikit.methods.points import Config, build_model, dataset, evaluate, load_predictor, train  # noqa: E402
 from wsikit.methods.points.config import Segmenter  # noqa: E402
+from wsikit.methods.points.detect import _heat, _write_maps  # noqa: E402
 from wsikit.methods.points.evaluate import centres, look, mask_scores, painted  # noqa: E402
+from wsikit.methods.points.model import CENTRE  # noqa: E402
 from wsikit.methods.points.predict import NucleiOutlines  # noqa: E402
 from wsikit.methods.points.shown import NuclearStain  # noqa: E402
 from wsikit.methods.points.train import Training, nearest  # noqa: E402
@@ -328,6 +330,18 @@ def ending(epoch: int) -> Callable[[Progress], None]:
             raise Ended
 
     return watch
+
+
+def test_two_images_of_one_stem_have_maps_of_their_own(small: Trained, tmp_path: Path) -> None:
+    training = Training(small.config, tmp_path, build_model(small.config), None)
+    one, other = (
+        replace(image, name=f"slide/a{suffix}") for image, suffix in zip(training.data, (".png", ".tif"), strict=False)
+    )
+    _write_maps(training, "detector-0", [one, other])
+    found = [_heat(training, "detector-0", image) for image in (one, other)]
+    for image, heat in zip((one, other), found, strict=True):
+        assert np.allclose(heat, training.maps(image)[CENTRE], atol=0.003)
+    assert not np.array_equal(*found)
 
 
 def test_a_training_that_was_ended_goes_on_to_the_same_weights(tmp_path: Path) -> None:

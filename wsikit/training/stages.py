@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +44,8 @@ class Settings(Protocol):
 
 
 C = TypeVar("C", bound=Settings)
+Measure = Callable[[Path], Mapping[str, Any]]
+"""The figures of a checkpoint."""
 
 
 class Stages(Generic[C, Image]):
@@ -61,6 +64,8 @@ class Stages(Generic[C, Image]):
     """Its name in ``wsikit.predictors.METHODS``."""
     silent: ClassVar[frozenset[str]]
     """Options that change nothing of what is learned: the training goes on when they change."""
+    shown: ClassVar[frozenset[str]] = frozenset()
+    """Those of them that the card shows: when they change it is written anew, and nothing is learned again."""
 
     def __init__(
         self, config: C, out: Path, data: ImageSet[Image], splits: Splits, watch: Watch | None, **told: Any
@@ -102,11 +107,14 @@ class Stages(Generic[C, Image]):
         return self.out / f"{self.method}{SAFE}"
 
     def packed(self) -> Path | None:
-        """The checkpoint that an earlier call of this very training wrote; None where it did not come so far."""
+        """The checkpoint that an earlier call of this very training wrote; None where it did not come so far, or the
+        card would tell something else now."""
         if not self.path.is_file() or not self.path.with_suffix(".json").is_file():
             return None
         _, card = load_checkpoint(self.path)
-        return self.path if card.facts.get("training") == self.name else None
+        now = self.config.model_dump(mode="json")
+        same = all(card.config.get(name) == now[name] for name in self.shown)
+        return self.path if same and card.facts.get("training") == self.name else None
 
     def card(self, fitted: Mapping[str, Fitted], facts: Mapping[str, Any], **told: Any) -> MethodCard:
         """What all methods say of a training, and ``told``."""
@@ -120,8 +128,13 @@ class Stages(Generic[C, Image]):
             **told,
         )
 
-    def pack(self, state: State, card: MethodCard, measure: Callable[[], Mapping[str, Any]]) -> Path:
-        """Write the checkpoint, and again with what is measured of it in the card. Raises OutputError."""
-        save_checkpoint(self.path, state, card)
-        metrics = {**measure(), **card.metrics}
+    def measured(self, state: State, card: MethodCard, measure: Measure) -> dict[str, Any]:
+        """What ``measure`` finds of the path of a checkpoint, which lies elsewhere than the finished one and is gone
+        afterwards: a kill meanwhile leaves nothing that could be taken for it. Raises OutputError."""
+        with tempfile.TemporaryDirectory(prefix=".packing-", dir=self.out) as folder:
+            return dict(measure(save_checkpoint(Path(folder) / self.path.name, state, card)))
+
+    def pack(self, state: State, card: MethodCard, measure: Measure) -> Path:
+        """Write the checkpoint, with what is measured of it in the card. Raises OutputError."""
+        metrics = {**self.measured(state, card, measure), **card.metrics}
         return save_checkpoint(self.path, state, card.model_copy(update={"metrics": metrics}))

@@ -30,7 +30,8 @@ def evaluate(predictor: TissueMapper, dataset: Sequence[LabelledPatch]) -> dict[
     """Over the pixels of all patches with a mask: ``wsikit.metrics.segmentation_scores``, and the mean boundary IoU of
     classes, those of patches' own borders left out. Empty where no patch has a mask.
 
-    Pixels that masks call excluded are not scored, and none may be called background.
+    Pixels that masks call excluded are not scored, and no other may be called background, white or not: the network's
+    likeliest class counts.
     """
     schema = predictor.config.tissue
     classes, width = len(schema.classes), max(1, round(BOUNDARY_UM / predictor.card.mpp))
@@ -39,7 +40,7 @@ def evaluate(predictor: TissueMapper, dataset: Sequence[LabelledPatch]) -> dict[
         truth = patch.mask()
         if truth is None:
             continue
-        found = predictor.probabilities(patch.read()[None])[0, ..., :classes].argmax(axis=2).astype(np.int64)
+        found = predictor.class_probabilities(patch.read()[None])[0].argmax(axis=2).astype(np.int64)
         total += confusion_matrix(truth, found, classes, schema.unscored)
         along = boundary_iou(truth, found, classes, width, schema.unscored, frame=False)
         edges = along if edges is None else tuple(a + b for a, b in zip(edges, along, strict=True))

@@ -10,7 +10,7 @@ from wsikit.errors import ConfigError
 from wsikit.methods.cam_onss.evaluate import evaluate
 from wsikit.methods.cam_onss.predict import VERSION, load_predictor
 from wsikit.nn.card import CardLabel
-from wsikit.training.checkpoint import MethodCard, save_checkpoint
+from wsikit.training.checkpoint import MethodCard
 from wsikit.training.fit import Fitted
 from wsikit.training.kept import last_weights
 
@@ -30,15 +30,15 @@ def pack(training: Training, model: TissueSegmenter, fitted: Mapping[str, Fitted
     The checkpoint holds the chosen one.
     """
     card = _card(training, model, fitted)
-    save_checkpoint(training.path, last_weights(training.out / "segmenter"), card)
-    last = _measured(training)
-    return training.pack(model.state_dict(), card, lambda: {**_measured(training), "last": last})
+    patches = training.images("test")
 
+    def measured(path: Path) -> dict[str, float]:
+        predictor = load_predictor(path, device=training.config.device)
+        # a class that no test patch holds has no IoU, and JSON has no NaN
+        return {name: value for name, value in evaluate(predictor, patches).items() if value == value}
 
-def _measured(training: Training) -> dict[str, float]:
-    predictor = load_predictor(training.path, device=training.config.device)
-    # a class that no test patch holds has no IoU, and JSON has no NaN
-    return {name: value for name, value in evaluate(predictor, training.images("test")).items() if value == value}
+    last = training.measured(last_weights(training.out / "segmenter"), card, measured)
+    return training.pack(model.state_dict(), card, lambda path: {**measured(path), "last": last})
 
 
 def window(training: Training) -> int:

@@ -61,12 +61,17 @@ class TissueMapper(OnSlides[Config]):
         return [ScoreMap(*pair) for pair in zip(batch.regions, scores, strict=True)]
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(N, H, W, labels) of (N, H, W, 3) RGB."""
-        scores = np.moveaxis(self.ask(_network, images), 1, 3)
+        """(N, H, W, labels) of (N, H, W, 3) RGB: those of classes, but white pixels are background where the schema
+        has one."""
+        scores = self.class_probabilities(images)
         if not self.config.tissue.background:
             return np.ascontiguousarray(scores)
         white = np.stack([white_pixels(image, self.config.voting, self.tile.mpp) for image in images])[..., None]
         return np.concatenate([scores * ~white, white.astype(np.float32)], axis=3)
+
+    def class_probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(N, H, W, classes) that the network gives, whatever is white."""
+        return np.moveaxis(self.ask(_network, images), 1, 3)
 
 
 def _network(config: dict[str, Any]) -> tuple[nn.Module, Forward]:

@@ -47,6 +47,7 @@ class Training(Stages[Config, LabelledPatch]):
 
     method = "cam_onss"
     silent = frozenset({"data", "labels", "device", "licence", "palette"})
+    shown = frozenset({"licence", "palette"})
 
     def __init__(self, config: Config, out: Path, watch: Watch | None) -> None:
         super().__init__(config, out, *split_data(config), watch)

@@ -25,6 +25,7 @@ from wsikit.methods.counting.lysto import SUFFIXES, TRAINING, read_stack
 from wsikit.methods.counting.tables import Row
 from wsikit.training.images import ImageFile, ImageSet, PixelSource, kept_where_small, other_mpp
 from wsikit.training.labels import labels_of
+from wsikit.training.names import barcode
 
 __all__ = ["CountedImage", "CountingData", "read_counts"]
 
@@ -96,12 +97,13 @@ def _from_folder(folder: Path, table: Path | None, mpp: float | None) -> Countin
 def _counted(row: Row, source: PixelSource, truth: Path | None = None) -> CountedImage:
     assert row.image is not None
     assert row.count is not None
+    slide, patient = barcode(Path(row.image).name)
     return CountedImage(
         name=row.image,
         count=row.count,
         source=source,
-        patient=row.patient,
-        slide=row.slide,
+        patient=row.patient or patient,
+        slide=row.slide or slide,
         organ=row.organ,
         split=row.split,
         truth=truth,

@@ -25,15 +25,17 @@ def pack(training: Training, fitted: Mapping[str, Fitted], thresholds: Mapping[s
     """Write checkpoint and card, measured on the images that training never saw."""
     card = _card(training, fitted, thresholds)
 
-    def measured(split: str) -> dict[str, Any]:
+    def measured(path: Path, split: str) -> dict[str, Any]:
         images = training.images(split)
         if training.config.counter.head != "density":
             # it has no map, and so nothing that could be run on a slide: its counts are measured as they are
             return count_metrics(training.counts_of(images), images, card.facts["median_count"])
-        return evaluate(load_predictor(training.path, device=training.config.device), images)
+        return evaluate(load_predictor(path, device=training.config.device), images)
 
     state = training.model.state_dict()
-    return training.pack(state, card, lambda: measured("test") | {"validation": measured("validation")})
+    return training.pack(
+        state, card, lambda path: measured(path, "test") | {"validation": measured(path, "validation")}
+    )
 
 
 def _card(training: Training, fitted: Mapping[str, Fitted], thresholds: Mapping[str, float]) -> MethodCard:

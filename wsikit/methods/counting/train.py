@@ -97,7 +97,7 @@ class Training(Stages[Config, CountedImage]):
             rng = np.random.default_rng([self.config.seed, epoch])
             order = self._order(train, epoch, rng)
             # pooled features of a single image have no deviation that they could be normalised by
-            least = 2 if self.model.density is None else 1
+            least = 1 if self.model.bins is None and self.model.density is not None else 2
             for indices in of_one_shape(train, order, self.config.counter.recipe.batch_size, least):
                 pixels = [train[i].read() for i in indices]
                 if self.config.counter.augment:

@@ -120,7 +120,8 @@ def _fit(training: Training, stage: str, backgrounds: Sequence[NDArray[np.bool_]
 
 
 def _path(training: Training, stage: str, image: PointImage) -> Path:
-    name = Path(image.name).with_suffix("").as_posix().replace("/", "__")
+    # with its suffix: a.png and a.tif are two images
+    name = image.name.replace("/", "__")
     return training.out / stage / "maps" / f"{name}.png"
 
 

@@ -24,8 +24,8 @@ LIMITS = "No medical device. Stains, scanners and tissues that the training imag
 def pack(training: Training, fitted: Mapping[str, Fitted], facts: Mapping[str, Any]) -> Path:
     """Write checkpoint and card, measured on the images that training never saw; ``facts`` go into the card."""
 
-    def measured() -> dict[str, Any]:
-        predictor = load_predictor(training.path, device=training.config.device)
+    def measured(path: Path) -> dict[str, Any]:
+        predictor = load_predictor(path, device=training.config.device)
         metrics = evaluate(predictor, training.images("test"))
         return {**metrics, "validation": evaluate(predictor, training.images("validation"))}
 
