@@ -330,8 +330,9 @@ def test_a_dry_run_counts_the_windows_of_the_region(blobs: RunConfig, tmp_path: 
     entries = pictures(tmp_path / "in", ["a", "b"])
     draw(tmp_path / "roi" / "a.geojson", ("Tumor", LEFT))
     lines = list(plan(entries, tmp_path / "out", blobs.model_copy(update={"roi": tmp_path / "roi"})))
-    assert ", 5 patches" in lines[0]
-    assert "missing_roi" in lines[1]
+    assert ", 5 patches" in lines[0].text
+    assert "missing_roi" in lines[1].text
+    assert [line.complete for line in lines] == [True, False, True]
 
 
 def test_a_region_drawn_on_the_cropped_picture_is_moved_by_the_bounds(tmp_path: Path) -> None:
