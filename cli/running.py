@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ import typer
 
 if TYPE_CHECKING:
     from wsikit.config import RunConfig, TissueConfig
+    from wsikit.pipeline.planned import Planned
     from wsikit.pipeline.provenance import Repeated
 
 Chosen = TypeVar("Chosen", bound="TissueConfig")
@@ -140,7 +141,13 @@ Walltime = Annotated[
         "code 4; the same command goes on.",
     ),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done and stop.")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Print what would be done and stop; exit code 3 where slides would fail, or are kept and not complete.",
+    ),
+]
 
 
 def resolution(mpp: float | None, mag: float | None) -> float | None:
@@ -183,8 +190,7 @@ def carry_out(
     config, again = begun(config, file, source, out, limit)
     options: dict[str, Any] = {"force": force, "retry_failed": retry_failed}
     if dry_run:
-        for line in plan(again.entries, again.out, config, **options):
-            print(line)
+        foretold(plan(again.entries, again.out, config, **options), walltime)
         return
     watched(again, partial(run_many, again.entries, again.out, config, source=again.input, **options), walltime)
 
@@ -200,6 +206,23 @@ def begun(
     if again.said:
         print(printable(again.said))
     return config.model_copy(update={"provenance": {}}), replace(again, entries=again.entries[:limit])
+
+
+def foretold(lines: Iterable[Planned], walltime: str | None) -> None:
+    """Print what a run would do. Exit code 3 where a slide would not end complete, as that of the run.
+
+    Raises what ``lines`` do, and ConfigError for a wall time that is none, which the run would refuse.
+    """
+    from wsikit.pipeline.stopping import seconds_of
+
+    if walltime is not None:
+        seconds_of(walltime)
+    complete = True
+    for line in lines:
+        print(line.text)
+        complete &= line.complete
+    if not complete:
+        raise typer.Exit(3)
 
 
 def watched(again: Repeated, work: Callable[..., list[dict[str, Any]]], walltime: str | None) -> None:

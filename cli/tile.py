@@ -153,8 +153,7 @@ def tile(
     chosen, again = running.begun(chosen, config, source, out, limit)
     options: dict[str, Any] = {"force": force, "retry_failed": retry_failed}
     if dry_run:
-        for line in plan_tiling(again.entries, again.out, chosen, **options):
-            print(line)
+        running.foretold(plan_tiling(again.entries, again.out, chosen, **options), walltime)
         return
     work = partial(tile_many, again.entries, again.out, chosen, source=again.input, **options)
     running.watched(again, work, walltime)

@@ -134,7 +134,10 @@ class TrainingError(WsikitError, ArithmeticError):
 
 
 class OutputError(WsikitError, OSError):
-    """An output cannot be written. Codes: io_error, no_space, foreign_files, busy (another run writes there)."""
+    """An output cannot be written.
+
+    Codes: io_error, no_space, foreign_files, id_taken (by results of another slide), busy (another run writes there).
+    """
 
     code = "io_error"
 

@@ -23,6 +23,8 @@ from wsikit.cli.main import app, typer_app
 from wsikit.config import RunConfig, load_config
 from wsikit.geometry import Region
 from wsikit.pipeline import provenance
+from wsikit.pipeline.lease import Lease
+from wsikit.pipeline.stopping import Stop
 from wsikit.predictors import PREDICTORS
 from wsikit.sinks import SINKS
 from wsikit.slides import open_slide
@@ -233,7 +235,7 @@ def test_limit_takes_the_first(wsikit: Command, slides: Path, tmp_path: Path) ->
 def test_a_dry_run_says_what_it_would_do_and_writes_nothing(wsikit: Command, slides: Path, tmp_path: Path) -> None:
     (slides / "bad.svs").write_text("not a slide")
     answer = wsikit("run", "-i", slides, "-o", tmp_path / "out", *FAST, "--dry-run")
-    assert answer.code == 0
+    assert answer.code == 3
     assert "bad: would fail (unreadable)" in answer.out
     assert "one: 300x300 px at 0.5 um/px (image), 1 patches" in answer.out
     assert "2 of 3 slides to run, 2 patches" in answer.out
@@ -249,15 +251,22 @@ def test_what_failed_is_tried_again_when_asked_and_a_dry_run_says_so(
     assert wsikit(*words).code == 3
     assert wsikit(*words).out.count("kept from an earlier run") == 2
     assert "bad: started" not in wsikit(*words).out
-    assert "bad: done, kept" in wsikit(*words, "--dry-run").out
-    assert "bad: would fail (unreadable)" in wsikit(*words, "--retry-failed", "--dry-run").out
+    kept, tried = wsikit(*words, "--dry-run"), wsikit(*words, "--retry-failed", "--dry-run")
+    assert "bad: done, kept (failed)" in kept.out
+    assert "one: done, kept\n" in kept.out
+    assert "bad: would fail (unreadable)" in tried.out
+    assert (kept.code, tried.code) == (3, 3)
     again = wsikit(*words, "--retry-failed")
     assert "bad: started" in again.out
     assert again.out.count("kept from an earlier run") == 2
     assert "done, kept" not in wsikit(*words, "--force", "--dry-run").out
 
 
-@pytest.mark.parametrize("wrong", [["--qc", "sharp>1"], ["--format", "features.zarr"], ["--format", "nothing"]])
+@pytest.mark.parametrize(
+    "wrong",
+    [["--qc", "sharp>1"], ["--format", "features.zarr"], ["--format", "nothing"], ["--walltime", "soon"]],
+    ids=lambda words: words[1],
+)
 def test_a_dry_run_refuses_what_the_run_would_refuse(
     wsikit: Command, slides: Path, tmp_path: Path, wrong: list[str]
 ) -> None:
@@ -265,6 +274,33 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(
     real, dry = wsikit(*words), wsikit(*words, "--dry-run")
     assert (dry.code, dry.err) == (real.code, real.err)
     assert real.code == 2
+
+
+@pytest.mark.parametrize("verb", [["run", "-m", "stain-area"], ["tile", "--tissue", "whole"]], ids=lambda verb: verb[0])
+@pytest.mark.parametrize("harm", ["a file", "below a file", "of somebody else"])
+def test_a_dry_run_refuses_a_folder_that_the_run_would_refuse(
+    wsikit: Command, slides: Path, tmp_path: Path, verb: list[str], harm: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "out" / "one").mkdir(parents=True)
+    (tmp_path / "out" / "one" / "thesis.txt").write_text("mine")
+    out = {"a file": "file", "below a file": "file/out", "of somebody else": "out"}[harm]
+    words = [*verb, "-i", slides, "-o", tmp_path / out, *FAST]
+    real, dry = wsikit(*words), wsikit(*words, "--dry-run")
+    assert (dry.code, dry.err) == (real.code, real.err)
+    assert real.code == 2
+    assert "one" not in dry.out
+
+
+def test_a_dry_run_meets_the_run_that_works_in_the_folder(wsikit: Command, slides: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    words = ["run", "-m", "stain-area", "-i", slides, "-o", out, *FAST, "--dry-run"]
+    with Lease(out, "a run", Stop()):
+        answer = wsikit(*words)
+    assert (answer.code, "another run works in" in answer.err) == (2, True)
+    assert wsikit(*words).code == 0
+    assert list(out.iterdir()) == []
 
 
 def test_tissue_writes_outlines_and_a_picture(wsikit: Command, cmu: Path, tmp_path: Path) -> None:

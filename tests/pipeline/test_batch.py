@@ -25,6 +25,7 @@ from wsikit.pipeline import stages
 from wsikit.pipeline.batch import all_complete, run_many
 from wsikit.pipeline.busy import Busy
 from wsikit.pipeline.inputs import SlideEntry, find_slides
+from wsikit.pipeline.plan import plan
 from wsikit.slides import open_slide
 
 CONFIG = RunConfig(model="nuclei-classical", mpp_override=0.5, num_workers=1, cluster="threads")
@@ -333,6 +334,67 @@ def test_files_that_no_run_has_written_are_never_touched(field: Any, tmp_path: P
     run_many(find_slides(tmp_path / "in"), tmp_path / "out", CONFIG, force=True)
     assert (folder / "notes.txt").read_text() == "mine"
     assert (folder / "tissue.geojson").exists()
+
+
+def test_files_of_the_user_that_are_called_like_results_stay(field: Any, tmp_path: Path) -> None:
+    entries, folder = find_slides(fields(tmp_path / "in", field, 1)), tmp_path / "out" / "field-00"
+    mine = ("objects-corrected.geojson.gz", "objects_AB.geojson.gz", "objects-001-mine.geojson.gz", "objects-1.parquet")
+    folder.mkdir(parents=True)
+    (folder / mine[0]).write_bytes(b"hours of work")
+    with pytest.raises(OutputError, match="objects-corrected"):
+        run_many(entries, tmp_path / "out", CONFIG)
+    (folder / mine[0]).unlink()
+    run_many(entries, tmp_path / "out", CONFIG.model_copy(update={"split": 3}))
+    assert (folder / "objects-002.geojson.gz").exists()
+    for name in mine:
+        (folder / name).write_bytes(b"hours of work")
+    (record,) = run_many(entries, tmp_path / "out", CONFIG.model_copy(update={"format": ("omezarr",)}))
+    assert {path.name for path in folder.iterdir()} == {*mine, *record["outputs"], "slide.json", "overview.png"}
+    assert all((folder / name).read_bytes() == b"hours of work" for name in mine)
+
+
+def test_results_of_another_slide_of_the_same_id_are_kept(
+    field: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, other = tmp_path / "a" / "slide.png", tmp_path / "b" / "slide.png"
+    for path, pixels in ((first, field[:200, :200]), (other, field[200:400, :200])):
+        path.parent.mkdir()
+        Image.fromarray(pixels).save(path)
+    out = tmp_path / "out"
+    monkeypatch.chdir(first.parent)
+    run_many(find_slides("slide.png"), out, CONFIG)
+    before = stamps(out)
+    manifest = tmp_path / "slides.csv"
+    manifest.write_text("path,slide_id\nb/slide.png,slide\na/slide.png,again\n")
+    taken, again = run_many(find_slides(manifest), out, CONFIG, force=True)
+    assert (taken["status"], taken["reason"], again["status"]) == ("failed", "id_taken", "complete")
+    assert str(first) in taken["message"]
+    assert "slide_id" in taken["remedy"]
+    assert stamps(out).items() >= before.items()
+    rows = {row["slide_id"]: row for row in csv.DictReader((out / "summary.csv").open())}
+    assert (rows["slide"]["reason"], rows["slide"]["path"]) == ("id_taken", str(other))
+    monkeypatch.chdir(other.parent)
+    planned = next(plan(find_slides("slide.png"), out, CONFIG))
+    assert ("would fail (id_taken)" in planned.text, planned.complete) == (True, False)
+    assert run_many(find_slides(first), out, CONFIG)[0]["status"] == "complete"
+
+
+def test_a_slide_that_was_moved_or_scanned_again_is_the_same_slide(
+    field: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = fields(tmp_path / "in", field, 1)
+    monkeypatch.chdir(tmp_path)
+    # from any folder: that a slide was called in/field-00.png says little
+    (first,) = run_many(find_slides("in/field-00.png"), tmp_path / "out", CONFIG)
+    assert first["path"] == str(source / "field-00.png")
+    moved = source.rename(tmp_path / "moved")
+    config = CONFIG.model_copy(update={"min_tissue": 0.5})
+    (second,) = run_many(find_slides(moved), tmp_path / "out", config)
+    assert (second["status"], second["path"]) == ("complete", str(moved / "field-00.png"))
+    Image.fromarray(field[300:500, 300:500]).save(moved / "field-00.png")
+    (third,) = run_many(find_slides(moved), tmp_path / "out", config)
+    assert third["status"] == "complete"
+    assert third["source"] != second["source"]
 
 
 def test_the_same_name_in_two_folders_gives_two_results(field: Any, tmp_path: Path) -> None:

@@ -338,7 +338,7 @@ def foretold(pyramid: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[D
 
 def test_the_windows_are_those_of_the_plan(pyramid: Path, tmp_path: Path) -> None:
     found = look_at_slide(entry(pyramid), CONFIG, load_predictor("nuclei-classical"), 20, 0)
-    line = next(plan([entry(pyramid)], tmp_path, CONFIG))
+    line = next(plan([entry(pyramid)], tmp_path, CONFIG)).text
     assert f"{found.facts['windows']} patches" in line
     assert f"in {found.facts['supertiles']} super-tiles" in line
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,14 +22,15 @@ from PIL import Image
 from tests.planted import INK, BlobPredictor, RampPredictor, scene
 from wsikit.annotations import write_annotations
 from wsikit.annotations.annotations import Item, gather
-from wsikit.config import RunConfig
+from wsikit.config import RunConfig, TileConfig
 from wsikit.errors import AnnotationError, ConfigError
 from wsikit.pipeline import batch as batch_module
-from wsikit.pipeline.batch import run_many
+from wsikit.pipeline.batch import all_complete, run_many
 from wsikit.pipeline.inputs import SlideEntry, find_slides
 from wsikit.pipeline.plan import plan
 from wsikit.pipeline.run import RunReport, run
 from wsikit.pipeline.settings import tissue_of
+from wsikit.pipeline.tile import check_tiling
 from wsikit.predictors import load_predictor
 from wsikit.sinks.geojson import GeoJSONSink
 from wsikit.sinks.omezarr import OmeZarrSink
@@ -257,6 +259,28 @@ def test_one_region_file_does_not_serve_two_slides(blobs: RunConfig, tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
+def test_a_region_file_of_a_folder_does_not_serve_two_slides(blobs: RunConfig, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("A", "B", "C"):
+        pictures(tmp_path / "in" / name, ["slide"])
+    pictures(tmp_path / "in" / "D", ["other"])
+    entries = find_slides(tmp_path / "in")
+    shared = draw(tmp_path / "roi" / "slide.geojson", ("Tumor", LEFT))
+    config = blobs.model_copy(update={"roi": tmp_path / "roi"})
+    said = r"slide\.geojson is one file, and 3 slides would be cut by it \(A__slide, B__slide, \.\.\.\)"
+    for act in (lambda: run_many(entries, tmp_path / "out", config), lambda: list(plan(entries, tmp_path, config))):
+        with pytest.raises(ConfigError, match=said) as refused:
+            act()
+        assert "A__slide.geojson" in refused.value.remedy
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ConfigError, match="would be cut by it"):
+        check_tiling(entries, TileConfig(roi=tmp_path / "roi"))
+    for name in ("A__slide", "B__slide", "C__slide", "other"):
+        shutil.copy(shared, tmp_path / "roi" / f"{name}.geojson")
+    shared.unlink()
+    assert all_complete(run_many(entries, tmp_path / "out", config))
+
+
 def test_a_self_crossing_region_stops_the_slide_and_says_where(blobs: RunConfig, tmp_path: Path) -> None:
     entries = pictures(tmp_path / "in", ["a"])
     bow = {"type": "Polygon", "coordinates": [[[10, 10], [90, 110], [90, 10], [10, 120], [10, 10]]]}
@@ -306,8 +330,9 @@ def test_a_dry_run_counts_the_windows_of_the_region(blobs: RunConfig, tmp_path: 
     entries = pictures(tmp_path / "in", ["a", "b"])
     draw(tmp_path / "roi" / "a.geojson", ("Tumor", LEFT))
     lines = list(plan(entries, tmp_path / "out", blobs.model_copy(update={"roi": tmp_path / "roi"})))
-    assert ", 5 patches" in lines[0]
-    assert "missing_roi" in lines[1]
+    assert ", 5 patches" in lines[0].text
+    assert "missing_roi" in lines[1].text
+    assert [line.complete for line in lines] == [True, False, True]
 
 
 def test_a_region_drawn_on_the_cropped_picture_is_moved_by_the_bounds(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -178,6 +179,33 @@ def test_outputs_become_visible_together_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(OutputError):
         run(slide, BlobPredictor(), FullDisk(tmp_path / "a.geojson"), OmeZarrSink(tmp_path / "m.ome.zarr"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sink_that_cannot_commit_leaves_those_before_it_whole_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "b.geojson").write_text("of before")
+    slide = scene(200, 200, [(20, 20, 10, 10)])
+    with pytest.raises(OutputError):
+        run(slide, BlobPredictor(), GeoJSONSink(tmp_path / "a.geojson"), FullDisk(tmp_path / "b.geojson"))
+    assert {path.name for path in tmp_path.iterdir()} == {"a.geojson", "b.geojson"}
+    assert len(json.loads((tmp_path / "a.geojson").read_text())["features"]) == 1
+    assert (tmp_path / "b.geojson").read_text() == "of before"
+
+
+def test_nothing_in_the_folder_of_the_spool_is_touched(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    seen: list[list[str]] = []
+
+    def look(*_: int) -> None:
+        seen.append([path.name for path in (tmp_path / "mine").rglob("o*.npz")])
+
+    slide = scene(200, 200, [(20, 20, 10, 10)])
+    run(slide, BlobPredictor(), spool=tmp_path / "mine", progress=look)
+    assert [path.name for path in (tmp_path / "mine").rglob("*")] == ["thesis.txt"]
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    assert any(seen), "nothing was spooled there"
+    with pytest.raises(OutputError, match=r"thesis\.txt"):
+        run(slide, BlobPredictor(), spool=tmp_path / "mine" / "thesis.txt")
 
 
 class Counting(GeoJSONSink):

@@ -26,6 +26,7 @@ from wsikit.geometry import Region, TileSpec
 from wsikit.patches import FORMATS, PatchRows, PatchSource, open_patches
 from wsikit.pipeline.encode import PatchEncoder, can_pass
 from wsikit.pipeline.inputs import SlideEntry, find_slides
+from wsikit.pipeline.state import read_record
 from wsikit.pipeline.tile import Cutting, patch_set, plan_tiling, tile_many
 from wsikit.pipeline.windows import choose_windows
 from wsikit.slides import open_slide
@@ -562,14 +563,30 @@ def test_folders_of_others_are_left_alone(tiff: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / "one" / "thesis.txt").write_text("mine")
     with pytest.raises(OutputError, match=r"thesis\.txt"):
         cut(tiff, tmp_path / "out")
+    with pytest.raises(OutputError, match=r"thesis\.txt"):
+        list(plan_tiling(find_slides(tiff), tmp_path / "out", TileConfig(size=128, **WHOLE)))
+
+
+@pytest.mark.parametrize("name", ["zarr", "coords"])
+def test_patches_of_another_slide_of_the_same_id_are_kept(name: str, tiff: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    cut(tiff, out, size=128, format=name, **WHOLE)
+    before = everything(out / "one") | everything(out / "patches")
+    other = tiled(tmp_path / "one.tif", [picture()[:200]])
+    record = cut(other, out, size=128, format=name, **WHOLE)
+    assert (record["status"], record["reason"]) == ("failed", "id_taken")
+    assert everything(out / "one") | everything(out / "patches") == before
+    assert read_record(out / "one")["path"] == str(tiff)  # type: ignore[index]
+    planned = next(iter(plan_tiling(find_slides(other), out, TileConfig(size=128, **WHOLE))))
+    assert ("id_taken" in planned.text, planned.complete) == (True, False)
 
 
 def test_the_plan_names_what_would_be_cut(tiff: Path, tmp_path: Path) -> None:
     config = TileConfig(size=128, **WHOLE)
     entries = find_slides(tiff)
     line, total = plan_tiling(entries, tmp_path / "out", config)
-    assert "6 patches of 128 px" in line
-    assert "1 of 1 slides" in total
+    assert "6 patches of 128 px" in line.text
+    assert "1 of 1 slides" in total.text
     assert not (tmp_path / "out").exists()
     tile_many(entries, tmp_path / "out", config)
-    assert "kept" in next(iter(plan_tiling(entries, tmp_path / "out", config)))
+    assert "kept" in next(iter(plan_tiling(entries, tmp_path / "out", config))).text

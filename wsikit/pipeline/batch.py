@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
@@ -15,7 +16,17 @@ from wsikit.atomic import remove
 from wsikit.config import RunConfig
 from wsikit.errors import ConfigError, PluginError, WorkerError
 from wsikit.pipeline.busy import Clock
-from wsikit.pipeline.each import OVERVIEW, Advance, Observer, Silent, all_complete, clear, each_slide, refuse_foreign
+from wsikit.pipeline.each import (
+    HIDDEN,
+    OVERVIEW,
+    Advance,
+    Observer,
+    Silent,
+    all_complete,
+    clear,
+    each_slide,
+    refuse_foreign,
+)
 from wsikit.pipeline.inputs import SlideEntry
 from wsikit.pipeline.memory import Promise
 from wsikit.pipeline.model import load_model
@@ -41,7 +52,7 @@ from wsikit.pipeline.workers import Workers, bounded
 from wsikit.pipeline.workers.opening import open_workers
 from wsikit.predictions import Model
 from wsikit.predictors.files import dumps
-from wsikit.sinks import SINKS, sink_class
+from wsikit.sinks import SINKS, part_names, sink_class
 
 __all__ = ["Observer", "Silent", "all_complete", "run_many"]
 
@@ -65,7 +76,7 @@ class _Predicting:
     @property
     def own(self) -> Sequence[str]:
         """See ``Work``."""
-        return _own_patterns()
+        return own_names()
 
     def key(self, entry: SlideEntry) -> str:
         """See ``Work``."""
@@ -94,7 +105,7 @@ class _Predicting:
         self.workers.stop()
 
     def _attempt(self, task: SlideTask, begun: Begun, base: Record, advance: Advance) -> Record:
-        clear(task.folder, [pattern for pattern in self.own if pattern != SPOOL])
+        clear(task.folder, _outputs())
         write_record(task.folder, base)
         clock = Clock()
         with clock("predict"):
@@ -195,7 +206,7 @@ def run_many(
     out = Path(out)
     predictor = checked_model(entries, config)
     for entry in entries:
-        refuse_foreign(out / entry.slide_id, _own_patterns())
+        refuse_foreign(out / entry.slide_id, own_names())
     promise = promise_for(entries, out, config, predictor, force=force, retry_failed=retry_failed)
     count = promise.sizes.workers if promise else _workers(config)
     if promise and observer:
@@ -295,12 +306,21 @@ def is_done(entry: SlideEntry, out: Path, config: RunConfig, predictor: Model, *
     return is_settled(read_record(folder), _key(entry, config, predictor), folder, retry_failed=retry_failed)
 
 
+def own_names() -> tuple[str, ...]:
+    """What a run writes into a slide's folder: see ``Work.own``."""
+    return (*_outputs(), re.escape(SPOOL))
+
+
 @cache
-def _own_patterns() -> tuple[str, ...]:
-    """What a run writes into a slide's folder: its own files and those of every sink, numbered parts included."""
-    names = []
+def _outputs() -> tuple[str, ...]:
+    """The same without what super-tiles left: its own files and those of every sink, numbered parts included.
+
+    Of other files whose names begin like these, a user's objects-corrected.geojson.gz, none is the run's.
+    """
+    names = [re.escape(name) for name in ("slide.json", OVERVIEW, REGIONS)]
     for name in SINKS:
         # files of a package that is broken now are nobody's; whoever asks for its format is told
         with suppress(PluginError):
-            names.append(sink_class(name).filename.partition("."))
-    return ("slide.json", OVERVIEW, REGIONS, SPOOL, ".*.tmp", *(f"{stem}*.{suffix}" for stem, _, suffix in names))
+            stem, dot, suffix = sink_class(name).filename.partition(".")
+            names += [re.escape(stem + dot + suffix), part_names(stem, dot + suffix)]
+    return (*names, HIDDEN)

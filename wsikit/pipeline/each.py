@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 import socket
 import time
@@ -10,7 +12,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ from wsikit.atomic import output_errors
 from wsikit.config import TissueConfig
 from wsikit.errors import OutputError, SlideOpenError, WsikitError
 from wsikit.pipeline.inputs import SlideEntry
-from wsikit.pipeline.lease import Lease
+from wsikit.pipeline.lease import NAME, Lease, busy, find
 from wsikit.pipeline.provenance import absolute, now, provenance, unrecorded, write_run_yaml
 from wsikit.pipeline.report import write_reports
 from wsikit.pipeline.report.folder import skipped
@@ -38,6 +39,8 @@ from wsikit.pipeline.stopping import Stop, Stopping
 OVERVIEW = "overview.png"
 OTHERS = ("tissue.geojson", "tissue.png", "tissue-overview.png")
 """What other verbs write into a slide's folder; a run leaves it alone."""
+HIDDEN = r"\..*\.tmp"
+"""Regular expression of the names of what is being written: see ``atomic.temporary``."""
 Advance = Callable[[int, int], None]
 """Called with (parts of a slide done, parts in all)."""
 WAKE_S = 0.5
@@ -87,7 +90,7 @@ class Work(Protocol):
 
     @property
     def own(self) -> Sequence[str]:
-        """Patterns of the names that it writes into a slide's folder, beside slide.json."""
+        """Regular expressions of the names that it writes into a slide's folder, beside slide.json."""
         ...
 
     def key(self, entry: SlideEntry) -> str:
@@ -213,9 +216,28 @@ def _make(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(
-            f"the output folder {out} cannot be made: {error.strerror}", remedy="choose another folder with -o"
-        ) from error
+        raise _cannot_be_made(out, error.strerror or str(error)) from error
+
+
+def _cannot_be_made(out: Path, why: str) -> OutputError:
+    return OutputError(f"the output folder {out} cannot be made: {why}", remedy="choose another folder with -o")
+
+
+def refuse_out(out: Path) -> None:
+    """Raise the OutputError that a run would meet as it begins, as far as can be told without writing anything.
+
+    Codes: io_error where ``out`` cannot be made or written to, busy where a run works in it.
+    """
+    there = next(path for path in (out, *out.parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise _cannot_be_made(out, os.strerror(errno.EEXIST if there == out else errno.ENOTDIR))
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise _cannot_be_made(out, os.strerror(errno.EACCES))
+    with output_errors(out / NAME):
+        found = find(out / NAME)
+    # the clock of this machine will do: nothing is taken over here
+    if found is not None and not found.is_dead(time.time()):
+        raise busy(out, found, time.time())
 
 
 def _all_slides(run: _Run, pool: ThreadPoolExecutor, entries: Sequence[SlideEntry]) -> None:
@@ -266,7 +288,7 @@ def _begun(entry: SlideEntry, key: str, previous: Record | None) -> Record:
     return {
         "schema": SCHEMA,
         "slide_id": entry.slide_id,
-        "path": str(entry.path),
+        "path": absolute(entry.path),
         "patient": entry.patient,
         "status": "running",
         "reason": "",
@@ -286,6 +308,7 @@ def _attempt(run: _Run, entry: SlideEntry, key: str, previous: Record | None) ->
     folder, clock = run.out / entry.slide_id, time.perf_counter()
     base = _begun(entry, key, previous)
     try:
+        refuse_other_slide(folder, entry)
         if not has_results(previous):
             _record(folder, base)
         record = base | run.work.do(entry, folder, base, _Advance(run, entry, base))
@@ -359,8 +382,35 @@ def refuse_foreign(folder: Path, own: Sequence[str]) -> None:
         )
 
 
+def refuse_other_slide(folder: Path, entry: SlideEntry) -> None:
+    """Keep finished results of another slide: of another path, and of a file that is not the entry's.
+
+    The same file at another path is a cohort that was moved, another file at the same path a slide scanned again.
+
+    Raises:
+        OutputError: code id_taken.
+    """
+    record = read_record(folder)
+    if record is None or not has_results(record):
+        return
+    other = absolute(str(record.get("path")))
+    if other == absolute(entry.path):
+        return
+    stamp = source_stamp(entry.path, entry.parts)
+    # a file that is not there replaces nothing, and has a reason of its own to fail
+    if stamp is None or stamp == record.get("source"):
+        return
+    raise OutputError(
+        f"{folder} holds results of another slide, {other}; {entry.path} has the same slide id, "
+        f"{entry.slide_id}, and would replace them",
+        code="id_taken",
+        remedy="give the slide another id, by a manifest with the columns path and slide_id, or choose another output "
+        f"folder with -o; where the results are not needed, remove {folder}",
+    )
+
+
 def _is_own(path: Path, own: Sequence[str]) -> bool:
-    return any(fnmatch(path.name, pattern) for pattern in own)
+    return any(re.fullmatch(pattern, path.name) for pattern in own)
 
 
 def _remove_own(folder: Path, own: Sequence[str]) -> None:

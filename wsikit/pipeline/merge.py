@@ -331,13 +331,15 @@ def merge(
     patient: str | None = None,
     regions: Path | None = None,
 ) -> Merged:
-    """Merge the spools of a slide into its sinks, then draw the overview; sinks commit only when all have succeeded.
+    """Merge the spools of a slide into its sinks, then draw the overview; then sinks commit, in their order.
 
     ``grid`` holds the windows that were predicted, ``dropped`` (column, row) of those that were not good enough;
     ``regions`` is where a table of what lies in each region goes, where there are objects or classes.
 
     Raises:
-        OutputError: something cannot be written; then no output of this slide is left behind by it.
+        OutputError: something cannot be written. Nothing half-written is left behind, and no sink that had not begun to
+            commit shows anything. Where a commit fails, what was whole by then stays and has replaced what was there
+            before: table, overview and the sinks that came first. A run of a folder removes them.
     """
     picture, mpp = overview_picture(slide)
     cell = density_cell(predictor)

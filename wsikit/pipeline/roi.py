@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +39,7 @@ def roi_file(entry: SlideEntry, config: TissueConfig) -> Path | None:
         return entry.roi_path
     if not config.roi.is_dir():
         return config.roi
-    wanted = {entry.slide_id, stem(entry.path), entry.path.name}
-    found = sorted(path for path in config.roi.iterdir() if is_annotation_file(path) and title(path) in wanted)
+    found = _called_like(entry, _by_title(config.roi))
     if len(found) == 1:
         return found[0]
     listed = f"{len(found)} files: {', '.join(path.name for path in found)}" if found else "none"
@@ -51,19 +50,58 @@ def roi_file(entry: SlideEntry, config: TissueConfig) -> Path | None:
     )
 
 
+def _by_title(folder: Path) -> Mapping[str, Sequence[Path]]:
+    """Title -> annotation files of a folder that have it: one, unless they differ in their suffix."""
+    found: dict[str, list[Path]] = {}
+    for path in folder.iterdir():
+        if is_annotation_file(path):
+            found.setdefault(title(path), []).append(path)
+    return found
+
+
+def _called_like(entry: SlideEntry, files: Mapping[str, Sequence[Path]]) -> list[Path]:
+    """Those of the files of ``_by_title`` that are called like a slide: by its id, or like its file."""
+    wanted = {entry.slide_id, stem(entry.path), entry.path.name}
+    return sorted(path for name in wanted for path in files.get(name, ()))
+
+
 def check_roi(entries: Sequence[SlideEntry], config: TissueConfig) -> None:
     """Raise ConfigError where one file would serve several slides: coordinates of one mean nothing on another."""
     if config.roi is None:
         return
     if not config.roi.exists():
         raise ConfigError(f"--roi {config.roi}: there is no such file or folder")
-    sharing = [entry.slide_id for entry in entries if entry.part_of is None and entry.roi_path is None]
-    if config.roi.is_file() and len(sharing) > 1:
+    served = [entry for entry in entries if entry.part_of is None and entry.roi_path is None]
+    if config.roi.is_dir():
+        _check_folder(served, config.roi)
+    elif len(served) > 1:
         raise ConfigError(
-            f"--roi {config.roi} is one file, and {len(sharing)} slides would be cut by it ({sharing[0]}, {sharing[1]}"
-            f"{', ...' if len(sharing) > 2 else ''})",
+            f"--roi {config.roi} is one file, and {_would_be_cut(served)}",
             remedy="give a folder with one file per slide, or a manifest with a column 'roi_path'",
         )
+
+
+def _check_folder(entries: Sequence[SlideEntry], folder: Path) -> None:
+    """The same of a folder: slides of several folders may have files of one name."""
+    files, serving = _by_title(folder), dict[Path, list[SlideEntry]]()
+    for entry in entries:
+        found = _called_like(entry, files)
+        # a slide that has none or several of its own fails by itself
+        if len(found) == 1:
+            serving.setdefault(found[0], []).append(entry)
+    for path, slides in serving.items():
+        if len(slides) > 1:
+            raise ConfigError(
+                f"--roi {folder}: {path.name} is one file, and {_would_be_cut(slides)}",
+                remedy=f"call each file by the slide's id ({slides[0].slide_id}.geojson, {slides[1].slide_id}.geojson) "
+                f"instead of {path.name}, or give a manifest with a column 'roi_path'",
+            )
+
+
+def _would_be_cut(slides: Sequence[SlideEntry]) -> str:
+    """By one file, in words."""
+    named = ", ".join(entry.slide_id for entry in slides[:2])
+    return f"{len(slides)} slides would be cut by it ({named}{', ...' if len(slides) > 2 else ''})"
 
 
 def drawn_tissue(path: Path, slide: Slide, config: TissueConfig) -> TissueMask:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from wsikit.atomic import output_errors
 from wsikit.errors import ConfigError, PixelReadError, PredictionError, WsikitError
 from wsikit.pipeline.busy import Busy, Clock
 from wsikit.pipeline.merge import Merged, merge
@@ -178,7 +178,7 @@ def run(
     Args:
         slide: an open slide.
         predictor: not yet bound; ``prepare`` is called here.
-        sinks: where results go; each becomes visible only when it is complete.
+        sinks: where results go; each becomes visible only when it is complete, one after another at the very end.
         mask: where to look. By default tissue is found, except that plain images are all tissue.
         slide_id: names the slide in stable feature ids; by default the file's stem.
         patient: whose slide it is, for sinks that tell.
@@ -189,14 +189,15 @@ def run(
         qc: which windows are good enough to be predicted; by default all. Nothing is kept in the cores of others.
         overview: PNG to draw of the slide, its tissue and what was found.
         regions: CSV to write of the objects in each region of interest, or piece of tissue: see ``pipeline.regions``.
-        spool: folder for intermediate results, removed at the end; by default a temporary one.
+        spool: folder in which intermediate results get a temporary one of their own, removed at the end; it is made
+            where it is not there. By default it is the system's for temporary files.
         progress: called as super-tiles complete.
 
     Raises:
         ResolutionError: the slide holds nothing as fine as the predictor wants.
         PixelReadError: no pixel that was needed could be decoded.
         PredictionError: the predictor broke its contract.
-        OutputError: a sink could not write.
+        OutputError: a sink could not write; see ``merge`` for what is there then.
     """
     if workers < 1 or (batch_size is not None and batch_size < 1):
         raise ConfigError(f"batch_size and workers must be at least 1, got {batch_size} and {workers}")
@@ -338,17 +339,16 @@ def choose_supertiles(grid: TileGrid, side: int | None, slots: int, most: int | 
 
 @contextmanager
 def spool_folder(folder: Path | None) -> Iterator[Path]:
-    """The given folder, made afresh and removed at the end, or a temporary one."""
-    if folder is None:
-        with tempfile.TemporaryDirectory(prefix="wsikit-spool-") as temporary:
-            yield Path(temporary)
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    """A temporary folder in the given one, or where the system has its own: what else lies there is not touched.
+
+    Raises OutputError where none can be made.
+    """
+    with output_errors(folder or Path(tempfile.gettempdir())):
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(prefix="wsikit-spool-", dir=folder, ignore_cleanup_errors=True)
+    with temporary as name:
+        yield Path(name)
 
 
 def _total_peak(results: Sequence[TaskResult]) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import wait
 from contextlib import contextmanager, suppress
@@ -20,9 +21,20 @@ from wsikit.errors import ConfigError, PluginError, WorkerError, WsikitError
 from wsikit.patches import FORMATS, PatchWriter
 from wsikit.pipeline.busy import Clock
 from wsikit.pipeline.cutting import Cutting, describe, draw, patch_set
-from wsikit.pipeline.each import OVERVIEW, Advance, Observer, clear, each_slide, refuse_foreign
+from wsikit.pipeline.each import (
+    HIDDEN,
+    OVERVIEW,
+    Advance,
+    Observer,
+    clear,
+    each_slide,
+    refuse_foreign,
+    refuse_other_slide,
+    refuse_out,
+)
 from wsikit.pipeline.encode import own_level
 from wsikit.pipeline.inputs import SlideEntry
+from wsikit.pipeline.planned import Planned
 from wsikit.pipeline.provenance import given
 from wsikit.pipeline.roi import check_roi, content_hash, roi_file
 from wsikit.pipeline.settings import quality_filter, tissue_of
@@ -73,7 +85,7 @@ def tile_many(
     """
     out = Path(out)
     check_tiling(entries, config)
-    own = _own_patterns()
+    own = _own_names()
     for entry in entries:
         refuse_foreign(out / entry.slide_id, own)
     threads = config.num_workers or os.cpu_count() or 1
@@ -105,23 +117,27 @@ def check_tiling(entries: Sequence[SlideEntry], config: TileConfig) -> None:
 
 def plan_tiling(
     entries: Sequence[SlideEntry], out: Path, config: TileConfig, *, force: bool = False, retry_failed: bool = False
-) -> Iterator[str]:
+) -> Iterator[Planned]:
     """One line per slide and a total. Opens every slide and finds its tissue; writes nothing.
 
     Raises as ``tile_many``.
     """
     check_tiling(entries, config)
+    refuse_out(out)
+    for entry in entries:
+        refuse_foreign(out / entry.slide_id, _own_names())
     todo = patches = 0
     for entry in entries:
         folder = out / entry.slide_id
         if entry.part_of is not None:
-            yield f"{entry.slide_id}: skipped, part of {entry.part_of}"
+            yield Planned.part(entry)
         elif not force and is_settled(
             read_record(folder), tiling_key(entry, config), folder, retry_failed=retry_failed
         ):
-            yield f"{entry.slide_id}: done, kept"
+            yield Planned.kept(entry, folder)
         else:
             try:
+                refuse_other_slide(folder, entry)
                 with (
                     open_slide(entry.path, entry.mpp or config.mpp_override, isolate=config.isolate) as slide,
                     for_pixels(slide, config) as source,
@@ -129,11 +145,11 @@ def plan_tiling(
                     windows = choose_windows(source, entry, config, tissue_of(slide, entry, config))
                     line = f"{slide.width}x{slide.height} px at {slide.mpp:.4g} um/px ({slide.reader.name}), {windows}"
             except WsikitError as error:
-                yield f"{entry.slide_id}: would fail ({error.code}): {error}"
+                yield Planned.failing(entry, error)
                 continue
             todo, patches = todo + 1, patches + len(windows.grid)
-            yield f"{entry.slide_id}: {line}"
-    yield f"{todo} of {len(entries)} slides to cut, {patches} patches, format {config.format}, into {out}"
+            yield Planned(f"{entry.slide_id}: {line}")
+    yield Planned(f"{todo} of {len(entries)} slides to cut, {patches} patches, format {config.format}, into {out}")
 
 
 def tiling_key(entry: SlideEntry, config: TileConfig) -> str:
@@ -181,10 +197,10 @@ def writer_of(entry: SlideEntry, out: Path, config: TileConfig) -> PatchWriter:
     return writer
 
 
-def _own_patterns() -> tuple[str, ...]:
-    """Names in a slide's folder that some format writes."""
+def _own_names() -> tuple[str, ...]:
+    """What some format writes into a slide's folder: see ``Work.own``."""
     inside = (name.removeprefix("{slide_id}/") for name in _filenames())
-    return (OVERVIEW, ".*.tmp", *(name for name in inside if "/" not in name))
+    return (re.escape(OVERVIEW), HIDDEN, *(re.escape(name) for name in inside if "/" not in name))
 
 
 def _filenames() -> list[str]:
@@ -219,7 +235,7 @@ class CutTask:
 
     def clear(self) -> None:
         """Remove what an earlier attempt left, in the slide's folder and beside it."""
-        clear(self.folder, _own_patterns())
+        clear(self.folder, _own_names())
         for path in self._elsewhere():
             with output_errors(path):
                 remove(path)
@@ -294,7 +310,7 @@ class _Tiling:
     @property
     def own(self) -> Sequence[str]:
         """See ``Work``."""
-        return _own_patterns()
+        return _own_names()
 
     def key(self, entry: SlideEntry) -> str:
         """See ``Work``."""

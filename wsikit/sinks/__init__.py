@@ -172,6 +172,14 @@ class InstanceSink(Protocol):
 Sink = FeatureSink | MaskSink | InstanceSink
 
 
+def part_names(stem: str, suffix: str) -> str:
+    """Regular expression of the names of the files that one output is split into: <stem>-001<suffix>, -002 and so on.
+
+    In a slide's folder such names of every sink's ``filename`` are a run's own: it removes what an earlier one left.
+    """
+    return rf"{re.escape(stem)}-\d{{3,}}{re.escape(suffix)}"
+
+
 def sink_class(name: str) -> Any:
     """The class behind a name of ``SINKS``.
 

@@ -20,7 +20,7 @@ from wsikit.annotations.geojson_text import GZIP_LEVEL, feature_texts
 from wsikit.atomic import output_errors, sync, temporary
 from wsikit.errors import ConfigError, OutputError
 from wsikit.features import Features
-from wsikit.sinks import SinkContext
+from wsikit.sinks import SinkContext, part_names
 
 CHUNK = 4096
 """Features turned to text at once; bounds the memory of ``write`` whatever it is given."""
@@ -143,7 +143,7 @@ class GeoJSONSink:
     def _numbered(self, before: str = "", after: str = "") -> list[Path]:
         """The files in the folder that have the name of a part, between ``before`` and ``after``."""
         stem, suffix = self._stem()
-        name = re.compile(rf"{re.escape(before + stem)}-\d{{3,}}{re.escape(suffix + after)}")
+        name = re.compile(part_names(before + stem, suffix + after))
         return [path for path in self.path.parent.iterdir() if name.fullmatch(path.name)]
 
     def _append(self, texts: list[bytes]) -> None:

@@ -328,6 +328,7 @@ CAUSES = {
     "bad_tiles": "Parts of the file cannot be decoded",
     "cannot_pass": "The slide has no tiles that could be patches as they are",
     "foreign_files": "Files of somebody else are in the way",
+    "id_taken": "Results of another slide have the same slide id",
     "internal": "An error of wsikit",
     "invalid_geometry": "An outline of the annotations crosses itself",
     "io_error": "Reading or writing failed",
