@@ -387,7 +387,9 @@ def test_a_slide_that_was_moved_or_scanned_again_is_the_same_slide(
     # from any folder: that a slide was called in/field-00.png says little
     (first,) = run_many(find_slides("in/field-00.png"), tmp_path / "out", CONFIG)
     assert first["path"] == str(source / "field-00.png")
+    # with times of its own, as `cp -r` makes it
     moved = source.rename(tmp_path / "moved")
+    os.utime(moved / "field-00.png", (1, 1))
     config = CONFIG.model_copy(update={"min_tissue": 0.5})
     (second,) = run_many(find_slides(moved), tmp_path / "out", config)
     assert (second["status"], second["path"]) == ("complete", str(moved / "field-00.png"))

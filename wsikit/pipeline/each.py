@@ -396,9 +396,9 @@ def refuse_other_slide(folder: Path, entry: SlideEntry) -> None:
     other = absolute(str(record.get("path")))
     if other == absolute(entry.path):
         return
-    stamp = source_stamp(entry.path, entry.parts)
-    # a file that is not there replaces nothing, and has a reason of its own to fail
-    if stamp is None or stamp == record.get("source"):
+    stamp, known = source_stamp(entry.path, entry.parts), record.get("source") or {}
+    # a file that is not there replaces nothing, and has a reason of its own to fail; copies have times of their own
+    if stamp is None or all(stamp[name] == known.get(name) for name in ("bytes", "quick")):
         return
     raise OutputError(
         f"{folder} holds results of another slide, {other}; {entry.path} has the same slide id, "
