@@ -72,6 +72,9 @@ def evaluate(
     The truth of IMAGE.png is IMAGE_labels.png (every object a number of its own), IMAGE_mask.png (classes), IMAGE.xml
     (Aperio), IMAGE.geojson (QuPath) or IMAGE.csv (points), whichever is there. All of an image counts as tissue.
 
+    Of a GeoJSON file, detections and cells are the objects where there are any, a cell by its nucleus if it has one.
+    Else annotations are: points where there are any, and areas beside them are no objects. What was left out is said.
+
     Exit codes: 0 all images scored, 2 wrong usage or no truth, 3 some images failed.
     """
     if split is not None:
@@ -159,6 +162,8 @@ def _show(evaluation: Evaluation) -> None:
         console.print("trivial: what a model reaches that " + _lazy(metrics.values()), highlight=False)
     for group, reason in evaluation.missing.items():
         console.print(f"not computed: {group}: {reason}", markup=False, highlight=False)
+    for note in evaluation.notes:
+        console.print(f"truth: {note}", markup=False, highlight=False)
     left = [image for image in evaluation.images if image.status != "complete"]
     for image in left[:SHOWN]:
         console.print(f"{image.slide_id}: {image.status} ({image.reason}): {image.message}", markup=False)

@@ -63,6 +63,27 @@ def test_object_types_by_their_names_of_all_versions(read: Any, key: str, kind: 
     assert read(feature(**{key: kind})).features[0].kind == kind
 
 
+@pytest.mark.parametrize(
+    ("identity", "kind"),
+    [
+        ("PathAnnotationObject", "annotation"),
+        ("PathDetectionObject", "detection"),
+        ("PathCellObject", "cell"),
+        ("PathTileObject", "tile"),
+        ("TMACoreObject", "tmaCore"),
+    ],
+)
+def test_object_types_as_ids_of_old_versions(read: Any, identity: str, kind: str) -> None:
+    found = read([{**feature(), "id": identity}, {**feature(), "id": "PathRootObject"}])
+    assert (found.counts(), found.notes) == ({kind: {"": 1}}, ())
+    assert read({**feature(objectType="tile"), "id": identity}).features[0].kind == "tile"
+
+
+def test_cores_by_their_other_name(read: Any) -> None:
+    found = read(feature(objectType="tma_core"))
+    assert (found.counts(), found.notes) == ({"tmaCore": {"": 1}}, ())
+
+
 def test_what_qupath_does_not_know_is_said(read: Any) -> None:
     found = read([feature(objectType="nucleus"), feature(objectType="root"), feature()])
     assert found.counts() == {"annotation": {"": 2}}
@@ -78,11 +99,27 @@ def test_what_qupath_does_not_know_is_said(read: Any) -> None:
         ({"name": "Tumor", "color": [1, 2, 3, 128]}, "Tumor", (1, 2, 3)),
         ({"name": "Tumor", "colorRGB": -3670016}, "Tumor", (200, 0, 0)),
         ({"names": ["Blast", "Positive"], "color": [180, 60, 200]}, "Blast: Positive", (180, 60, 200)),
+        ({"names": None, "name": "Tumor"}, "Tumor", (200, 0, 0)),
+        ({"parentClass": {"name": "A"}, "name": "B", "colorRGB": -16776961}, "A: B", (0, 0, 255)),
+        (
+            {"parentClass": {"parentClass": {"name": "A"}, "name": "B"}, "name": "C"},
+            "A: B: C",
+            default_color("A: B: C"),
+        ),
+        ({"parentClass": {}, "name": "Tumor"}, "Tumor", (200, 0, 0)),
+        ({"parentClass": None, "name": "Tumor"}, "Tumor", (200, 0, 0)),
     ],
 )
 def test_classes_in_all_their_forms(read: Any, classification: Any, name: str, color: Any) -> None:
     found = read(feature(classification=classification))
     assert [(label.name, label.color) for label in found.labels] == [(name, color)]
+
+
+@pytest.mark.parametrize(
+    "classification", [None, "", {}, {"name": None}, {"names": None}, {"name": None, "colorRGB": -1}]
+)
+def test_classes_of_nothing_are_no_class(read: Any, classification: Any) -> None:
+    assert read(feature(classification=classification)).counts() == {"annotation": {"": 1}}
 
 
 @pytest.mark.parametrize(
@@ -153,6 +190,77 @@ def test_every_geometry_that_qupath_writes(read: Any, geometry: Any) -> None:
     assert shape.equals(shapely.force_2d(shapely.geometry.shape(geometry)))
 
 
+NOTHING = {"type": "MultiPoint", "coordinates": []}
+"""What QuPath writes for points that were to be clicked and were not."""
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        NOTHING,
+        {"type": "Polygon", "coordinates": []},
+        {"type": "Polygon", "coordinates": [[]]},
+        {"type": "MultiPolygon", "coordinates": [[[]]]},
+        {"type": "GeometryCollection", "geometries": []},
+        {"type": "GeometryCollection", "geometries": [NOTHING]},
+    ],
+)
+def test_geometries_of_nothing_cost_only_themselves(read: Any, geometry: Any) -> None:
+    found = read([feature(), feature(geometry), geometry, {"type": "Feature", "geometry": None}])
+    assert (found.counts(), found.notes) == (
+        {"annotation": {"": 1}},
+        ("3 x features without a geometry: left out",),
+    )
+
+
+def test_a_cell_whose_nucleus_is_nothing_stays(read: Any) -> None:
+    found = read({**feature(objectType="cell"), "nucleusGeometry": {"type": "Polygon", "coordinates": []}})
+    assert (found.counts(), found.features[0].nuclei) == ({"cell": {"": 1}}, None)
+    assert found.notes == ("1 x nuclei without a geometry: left out",)
+
+
+@pytest.mark.parametrize(
+    ("members", "same"),
+    [
+        ([SQUARE], SQUARE),
+        ([SQUARE, NOTHING], SQUARE),
+        (
+            [SQUARE, {"type": "Polygon", "coordinates": [[[20, 20], [30, 20], [30, 30], [20, 20]]]}],
+            {
+                "type": "MultiPolygon",
+                "coordinates": [SQUARE["coordinates"], [[[20, 20], [30, 20], [30, 30], [20, 20]]]],
+            },
+        ),
+        (
+            [
+                {"type": "LineString", "coordinates": [[1, 2], [3, 4]]},
+                {"type": "LineString", "coordinates": [[5, 6], [7, 8]]},
+            ],
+            {"type": "MultiLineString", "coordinates": [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]},
+        ),
+        (
+            [
+                {"type": "Point", "coordinates": [1, 2]},
+                {"type": "GeometryCollection", "geometries": [{"type": "MultiPoint", "coordinates": [[3, 4], [5, 6]]}]},
+            ],
+            {"type": "MultiPoint", "coordinates": [[1, 2], [3, 4], [5, 6]]},
+        ),
+    ],
+)
+def test_collections_of_one_dimension_are_one_geometry(read: Any, members: Any, same: Any) -> None:
+    whole = {"type": "GeometryCollection", "geometries": members}
+    found = read([feature(whole), whole])
+    assert [shape.equals(shapely.geometry.shape(same)) for shape in found.features[0].geometries] == [True, True]
+    assert found.notes == ()
+
+
+def test_collections_of_several_dimensions_are_left_out_and_said(read: Any) -> None:
+    mixed = {"type": "GeometryCollection", "geometries": [SQUARE, {"type": "Point", "coordinates": [1, 2]}]}
+    found = read([feature(mixed), feature()])
+    assert len(found) == 1
+    assert found.notes == ("1 x features of points, lines and areas at once: left out",)
+
+
 def test_planes_metadata_and_missing_cores_are_said_to_be_lost(read: Any) -> None:
     found = read(feature({**SQUARE, "plane": {"c": -1, "z": 3, "t": 0}}, metadata={"a": "b"}, isMissing=True))
     assert len(found.notes) == 3
@@ -167,9 +275,11 @@ def test_planes_metadata_and_missing_cores_are_said_to_be_lost(read: Any) -> Non
         ("[null]", "item 0"),
         ({"type": "FeatureCollection"}, "features must be a list"),
         ({"type": "FeatureCollection", "features": [feature(), {"type": "Fture"}]}, "feature 1.*'Fture'"),
-        (feature({"type": "GeometryCollection", "geometries": []}), "GeometryCollection"),
+        (feature({"type": "GeometryCollection"}), "geometries must be a list"),
+        (feature({"type": "GeometryCollection", "geometries": [3]}), "geometry must be an object"),
+        (feature({"type": "GeometryCollection", "geometries": [{"type": "Circle"}]}), "'Circle'"),
         (feature({"type": "Polygon"}), "coordinates must be a list"),
-        (feature({"type": "Polygon", "coordinates": []}), "coordinates must be a list"),
+        (feature({"type": "Polygon", "coordinates": [[], []]}), "lists of numbers"),
         (feature({"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}), "at least 3 corners"),
         (feature({"type": "Polygon", "coordinates": [[[0, 0], [1, 1], [0, 0], [1, 1], [0, 0]]]}), "at least 3 corners"),
         (feature({"type": "Polygon", "coordinates": [["a", "b"]]}), "lists of numbers"),
@@ -181,6 +291,9 @@ def test_planes_metadata_and_missing_cores_are_said_to_be_lost(read: Any) -> Non
         (feature({"type": "Point", "coordinates": [1, float("inf")]}), "finite"),
         (feature(classification={"color": [1, 2, 3]}), "needs a name"),
         (feature(classification=7), "classification must be an object"),
+        (feature(classification=["Tumor"]), "classification must be an object"),
+        (feature(classification={"name": "a", "parentClass": 7}), "parentClass must be an object"),
+        (feature(classification={"name": "a", "parentClass": {"color": 1}}), "needs a name"),
         (feature(classification={"name": "a", "color": [1, 2, 300]}), "integers from 0 to 255"),
         (feature(measurements={"a": "many"}), "'a' must be a number"),
         (feature(measurements=3), "must be an object"),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from wsikit.annotations import read_annotations, write_annotations
+from wsikit.annotations import instances, read_annotations, write_annotations
 from wsikit.annotations.annotations import Item, gather
 from wsikit.errors import AnnotationError
 
@@ -109,6 +109,33 @@ def test_pictures_are_no_label_images(tmp_path: Path, mode: str) -> None:
     Image.new(mode, (8, 8)).save(tmp_path / "a.tif")
     with pytest.raises(AnnotationError, match=f"its mode is {mode}"):
         read_annotations(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(("suffix", "compression"), [(".png", None), (".tif", None), (".tif", "tiff_adobe_deflate")])
+def test_what_is_written_is_read_though_pillow_allows_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, compression: str | None
+) -> None:
+    """Pillow's limit of 178,956,970 px, made small."""
+    image = np.zeros((20, 30), np.uint16)
+    image[2:5, 3:9] = 7
+    Image.fromarray(image).save(tmp_path / f"a{suffix}", **({"compression": compression} if compression else {}))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    (shape,) = read_annotations(tmp_path / f"a{suffix}").polygons()
+    assert shape.bounds == (3, 2, 9, 5)
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+@pytest.mark.parametrize("theirs", [100, 10_000])
+def test_an_image_that_is_too_large_is_not_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, theirs: int
+) -> None:
+    path = there(np.zeros((20, 30), np.uint16), tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", theirs)
+    monkeypatch.setattr(instances, "MAX_PIXELS", 599)
+    with pytest.raises(AnnotationError, match=r"labels\.png is 30x20 px.* at most 599 px") as caught:
+        read_annotations(path)
+    assert "--downsample" in caught.value.remedy
+    assert theirs == Image.MAX_IMAGE_PIXELS
 
 
 def test_an_image_that_is_too_large_is_refused_before_it_is_made(tmp_path: Path) -> None:

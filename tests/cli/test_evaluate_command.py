@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wsikit.annotations import read_annotations, write_annotations
+from wsikit.annotations.annotations import Item, gather
 from wsikit.cli.main import app
 
 Call = Callable[..., tuple[int, str, str]]
@@ -58,6 +60,16 @@ def test_figures_are_shown_and_written(evaluate: Call, folder: Path, tmp_path: P
     assert written["metrics"]["object_f1"]["pooled"] > 0.9
     assert written["command"].startswith("wsikit evaluate nuclei-classical --data")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"metrics.csv", "metrics.json", "examples.png"}
+
+
+def test_what_of_the_truth_is_left_out_is_said(evaluate: Call, folder: Path) -> None:
+    drawn = read_annotations(folder / "field_labels.png").polygons()
+    cells = [Item("cell", shape.buffer(4), nucleus=shape) for shape in drawn]
+    write_annotations(folder / "field.geojson", gather(cells))
+    (folder / "field_labels.png").unlink()
+    code, out, _ = evaluate("nuclei-classical", "--data", folder, "--mpp-override", "0.25")
+    assert code == 0
+    assert "truth: 12 x cells: their nucleus is taken, not their boundary (in field)" in out
 
 
 def test_without_an_output_folder_nothing_is_written(evaluate: Call, folder: Path) -> None:

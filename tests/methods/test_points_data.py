@@ -214,6 +214,34 @@ def test_outlines_from_qupath_are_instances(folder: Path) -> None:
     assert knows_instances(data)
 
 
+def test_cells_from_qupath_are_learned_by_their_nuclei(folder: Path) -> None:
+    """Boundaries are the nuclei, 4 px wider, and overlap; of one cell of the last image no nucleus is known."""
+    for seed, name in enumerate(NAMES):
+        nuclei = read_annotations(saved(folder.parent / f"{name}_labels.png", labels_of(seed))).polygons()
+        cells = [Item("cell", nucleus.envelope.buffer(4), nucleus=nucleus) for nucleus in nuclei]
+        if name == "c":
+            cells[-1] = Item("cell", nuclei[-1])
+        write_annotations(folder / f"{name}.geojson", gather(cells))
+    data = read_points(folder)
+    assert same(data)
+    assert knows_instances(data)
+    assert data.warnings == (
+        "17 x cells: their nucleus is taken, not their boundary (in a.geojson and 2 more)",
+        "1 x cells without a nucleus: their boundary is taken (in c.geojson)",
+    )
+
+
+def test_what_a_file_lost_in_reading_is_warned_of(folder: Path) -> None:
+    for seed, name in enumerate(NAMES):
+        path = drawn(folder / f"{name}.geojson", *shapely.points(points_in(seed)))
+        document = json.loads(path.read_text("utf-8"))
+        document["features"].append({"type": "Feature", "geometry": {"type": "MultiPoint", "coordinates": []}})
+        path.write_text(json.dumps(document), "utf-8")
+    data = read_points(folder)
+    assert same(data)
+    assert data.warnings == ("3 x features without a geometry: left out (in a.geojson and 2 more)",)
+
+
 @pytest.mark.parametrize("where", ["{}_label_point.png", "{}_points.png", "points/{}.png", "labels/{}_dots.png"])
 def test_dots(folder: Path, where: str) -> None:
     for seed, name in enumerate(NAMES):

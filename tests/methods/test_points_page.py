@@ -123,6 +123,12 @@ def test_the_table_of_the_page_is_read(tmp_path: Path) -> None:
     assert [split == "test" for split in splits.assigned] == [split == "test" for _, _, split in rows]
 
 
+def test_the_folder_of_the_page_holds_what_its_table_names() -> None:
+    listed = re.findall(r"^IMAGES/(\w+\.png)   IMAGES/(\w+)\.geojson$", PAGE, flags=re.MULTILINE)
+    assert [name for name, _ in listed] == [row[0] for row in list(csv.reader(TABLE.splitlines()))[1:]]
+    assert all(name == f"{stem}.png" for name, stem in listed)
+
+
 def test_other_labels_are_asked_for_as_the_page_says(tmp_path: Path) -> None:
     asked = []
     for said in re.findall(r"`(segmenter: .*?)`", PAGE):

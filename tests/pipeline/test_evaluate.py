@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.planted import INK, PAPER, BlobPredictor, Box, Planted, PointPredictor
+from wsikit.annotations import write_annotations
+from wsikit.annotations.annotations import Item, gather
 from wsikit.errors import AnnotationError, ConfigError
 from wsikit.pipeline.evaluate import Evaluation, ImageResult, Settings, evaluate
 from wsikit.pipeline.run import run
@@ -215,6 +217,77 @@ def test_detections_are_the_objects_where_areas_are_drawn_as_well(tmp_path: Path
     assert only(evaluate(BlobPredictor(), tmp_path, settings=HALF)).values["object_f1"] == 1
 
 
+def drawn(path: Path, *items: Item) -> None:
+    """The truth of an image as GeoJSON, in place of its labels."""
+    path.with_name(f"{path.stem}_labels.png").unlink(missing_ok=True)
+    write_annotations(path.with_suffix(".geojson"), gather(items))
+
+
+def box(x: float, y: float, w: float, h: float, margin: float = 0) -> shapely.Polygon:
+    return shapely.box(x - margin, y - margin, x + w + margin, y + h + margin)
+
+
+def clicks(boxes: Sequence[Box], label: str | None = None) -> list[Item]:
+    return [Item("annotation", shapely.Point(x + w / 2, y + h / 2), label) for x, y, w, h in boxes]
+
+
+def test_a_cell_counts_by_its_nucleus(tmp_path: Path) -> None:
+    """Boundaries are the nuclei, 5 px wider: hardly a quarter of a boundary is nucleus."""
+    path = plant(tmp_path, "a", grid(4, 2))
+    cells = [Item("cell", box(*one, margin=5), "Blob", nucleus=box(*one)) for one in grid(4, 2)]
+    drawn(path, *cells)
+    evaluation = evaluate(BlobPredictor(), tmp_path, settings=HALF)
+    figures = pooled(evaluation)
+    assert {name: figures[name] for name in (*PERFECT, "iou[Blob]")} == dict.fromkeys((*PERFECT, "iou[Blob]"), 1.0)
+    assert evaluation.notes == ["8 x cells: their nucleus is taken, not their boundary (in a)"]
+    drawn(path, *cells[1:], replace(cells[0], nucleus=None))
+    evaluation = evaluate(BlobPredictor(), tmp_path, settings=HALF)
+    assert pooled(evaluation)["object_f1"] == 7 / 8
+    assert evaluation.notes[1] == "1 x cells without a nucleus: their boundary is taken (in a)"
+
+
+def test_areas_beside_points_are_no_objects(tmp_path: Path) -> None:
+    path = plant(tmp_path, "a", grid(4, 2))
+    field = Item("annotation", shapely.box(0, 0, 150, 100), "Blob")
+    drawn(path, field, *clicks(grid(4, 2), "Other"))
+    evaluation = evaluate(BlobPredictor(), tmp_path, settings=HALF, out=tmp_path / "out")
+    image = only(evaluation)
+    assert image.values["detection_f1"] == 1
+    assert image.comparison is not None
+    assert image.comparison.counts == (8, 8)
+    assert set(image.missing) == {"object F1, PQ, AJI and Dice", "IoU of classes"}
+    said = "areas beside points: not taken for objects"
+    assert evaluation.notes == [f"1 x {said} (in a)"]
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text("utf-8"))["notes"] == evaluation.notes
+    with (tmp_path / "out" / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        assert [row["notes"] for row in csv.DictReader(file)] == [f"1 x {said}"]
+    # dots are drawn, not the field
+    assert image.example is not None
+    assert {shape.geom_type for shape in image.example.truth} == {"Point"}
+
+
+def test_what_else_is_no_object_is_said(tmp_path: Path) -> None:
+    path = plant(tmp_path, "a", grid(4, 2))
+    objects = [Item("detection", box(*one)) for one in grid(4, 2)]
+    drawn(path, *objects, *clicks(grid(2, 1)), Item("detection", shapely.Point(3, 3)))
+    evaluation = evaluate(BlobPredictor(), tmp_path, settings=HALF)
+    assert pooled(evaluation)["object_f1"] == 1
+    assert evaluation.notes == [
+        "2 x objects that are no detections or cells: not taken for objects (in a)",
+        "1 x points beside areas: not taken for objects (in a)",
+    ]
+
+
+def test_a_stray_click_beside_regions_of_imagescope_is_said_and_left_out(tmp_path: Path) -> None:
+    path = plant(tmp_path, "a", grid(4, 2))
+    path.with_name("a_labels.png").unlink()
+    items = [Item("annotation", box(*one)) for one in grid(4, 2)]
+    write_annotations(tmp_path / "a.xml", gather([*items, *clicks(grid(1, 1))]), format="aperio")
+    evaluation = evaluate(BlobPredictor(), tmp_path, settings=HALF)
+    assert pooled(evaluation)["object_f1"] == 1
+    assert evaluation.notes == ["1 x points beside areas: not taken for objects (in a)"]
+
+
 def test_points_against_points_and_against_outlines(tmp_path: Path) -> None:
     cells = grid(8, 3)
     path = plant(tmp_path, "a", cells[:20], cells[4:])
@@ -360,6 +433,16 @@ def test_score_maps_against_drawn_classes(tmp_path: Path) -> None:
     image = only(evaluate(DarkPredictor(), tmp_path, settings=HALF))
     assert (image.status, image.reason) == ("failed", "not_comparable")
     assert "classes (Tumor) are none of the model's (Dark, Pale)" in image.message
+
+
+def test_a_stray_point_costs_a_model_of_areas_nothing(tmp_path: Path) -> None:
+    mask_image(tmp_path, {})
+    area = Item("annotation", box(50, 60, 40, 20), "Dark")
+    (tmp_path / "a_mask.png").unlink()
+    for more in ([], [Item("annotation", shapely.Point(5, 5), "Pale")]):
+        drawn(tmp_path / "a.png", area, *more)
+        evaluation = evaluate(DarkPredictor(), tmp_path, settings=HALF)
+        assert only(evaluation).values["iou[Dark]"] == pytest.approx(800 / 1200)
 
 
 def test_score_maps_against_instances_say_what_cannot_be_computed(tmp_path: Path) -> None:

@@ -145,6 +145,23 @@ class Annotations:
         )
         return replace(self, features=features)
 
+    def by_nucleus(self) -> Annotations:
+        """The same with the nuclei of cells in place of their boundaries, which may be nuclei that were only expanded.
+
+        A cell without a nucleus keeps its boundary; notes say how many there are of both.
+        """
+        features, counts = [], Counter[str]()
+        for one in self.features:
+            if one.kind == "cell":
+                nuclei = np.full(len(one), None, object) if one.nuclei is None else one.nuclei
+                has = shapely.is_geometry(nuclei)
+                counts["cells: their nucleus is taken, not their boundary"] += int(has.sum())
+                counts["cells without a nucleus: their boundary is taken"] += int((~has).sum())
+                one = replace(one, geometries=np.where(has, nuclei, one.geometries), nuclei=None)
+            features.append(one)
+        notes = (f"{n} x {what}" for what, n in counts.items() if n)
+        return replace(self, features=tuple(features), notes=(*self.notes, *notes))
+
     def chosen(self, classes: Sequence[str] = ()) -> NDArray[np.intp]:
         """Indices of the labels of some classes, or of all and -1 (no class) where none is named.
 
@@ -293,6 +310,24 @@ def _areas(shapes: NDArray[np.object_], *, largest: bool) -> NDArray[np.object_]
         kept &= np.isin(np.arange(len(parts)), order[first])
     chosen: NDArray[np.object_] = parts[kept]
     return chosen
+
+
+def summed(notes: Mapping[str, Iterable[str]]) -> list[str]:
+    """What readers said of many files, each sentence once: numbers before " x " added up, the first file named.
+
+    Args:
+        notes: name of a file -> its notes.
+    """
+    counts: Counter[str] = Counter()
+    names: dict[str, list[str]] = {}
+    for name, said in notes.items():
+        for note in said:
+            number, times, what = note.partition(" x ")
+            counted = bool(times) and number.isdecimal()
+            counts[what if counted else note] += int(number) if counted else 1
+            names.setdefault(what if counted else note, []).append(name)
+    more = {what: f" and {len(files) - 1} more" if len(files) > 1 else "" for what, files in names.items()}
+    return [f"{count} x {what} (in {names[what][0]}{more[what]})" for what, count in counts.items()]
 
 
 def gather(items: Iterable[Item], colors: Mapping[str, Color] | None = None, notes: Iterable[str] = ()) -> Annotations:

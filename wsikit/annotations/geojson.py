@@ -1,7 +1,8 @@
 """QuPath GeoJSON, every form of it that QuPath reads: collections, features, arrays, bare geometries, gzipped or not.
 
-Object types and their older names, classes as text, object or list of names, measurements as object or list, nuclei
-beside the geometry, children inside their parents, NaN. QuPath crops slides to their bounds: the offset is added back.
+Object types and their older names, as ids too (0.2); classes as text, object, list of names or chain of parents (before
+0.4); measurements as object or list, nuclei beside the geometry, collections of geometries and empty ones, children
+inside their parents, NaN. QuPath crops slides to their bounds: the offset is added back.
 """
 
 from __future__ import annotations
@@ -40,6 +41,27 @@ GEOMETRIES: dict[str, Callable[[Any, str], shapely.Geometry]] = {
     "MultiPolygon": lambda value, where: shapely.MultiPolygon([polygon(part, where) for part in value]),
 }
 """GeoJSON type -> what makes a geometry of its coordinates."""
+COLLECTION = "GeometryCollection"
+TYPES = (*GEOMETRIES, COLLECTION)
+EMPTY: tuple[list[Any], ...] = ([], [[]], [[[]]])
+"""Coordinates of nothing: QuPath writes an empty MultiPoint where points were to be clicked and were not."""
+MULTI: tuple[Callable[[Any], shapely.Geometry], ...] = (
+    shapely.MultiPoint,
+    shapely.MultiLineString,
+    shapely.MultiPolygon,
+)
+"""What holds several geometries of dimension 0, 1 and 2."""
+OBJECT_TYPES: dict[str, str] = {kind: kind for kind in (*KINDS, "root")} | {"tma_core": "tmaCore"}
+"""Name in files -> ours; what QuPath reads and wsikit has no use for is root."""
+OBJECT_IDS = {
+    "PathAnnotationObject": "annotation",
+    "PathDetectionObject": "detection",
+    "PathCellObject": "cell",
+    "PathTileObject": "tile",
+    "TMACoreObject": "tmaCore",
+    "PathRootObject": "root",
+}
+"""QuPath 0.2 wrote the object type as the feature's id."""
 
 
 class QuPathGeoJSON:
@@ -156,11 +178,13 @@ class _Reading:
                 item = self._item(value, where)
                 if item is not None:
                     yield item
-            elif kind in GEOMETRIES:
-                yield Item("annotation", self._geometry(value, where))
+            elif kind in TYPES:
+                shape = self._geometry(value, where)
+                if shape is not None:
+                    yield Item("annotation", shape)
             else:
                 raise AnnotationError(
-                    f"{where}: type must be FeatureCollection, Feature or one of {', '.join(GEOMETRIES)}, got {kind!r}"
+                    f"{where}: type must be FeatureCollection, Feature or one of {', '.join(TYPES)}, got {kind!r}"
                 )
 
     def _children(self, feature: dict[str, Any], where: str) -> list[Any]:
@@ -175,18 +199,16 @@ class _Reading:
     def _item(self, feature: dict[str, Any], where: str) -> Item | None:
         properties = feature.get("properties")
         properties = {} if properties is None else _mapping(properties, f"{where}: properties")
-        kind = self._kind(properties)
-        if feature.get("geometry") is None:
-            self.notes["features without a geometry: left out"] += kind != "root"
-            return None
-        if kind == "root":
+        kind = self._kind(properties, feature.get("id"))
+        shape = None if kind == "root" else self._geometry(feature.get("geometry"), where)
+        if shape is None:
             return None
         for key in ("metadata", "isMissing"):
             self.notes[f"{key} of an object: left out"] += bool(properties.get(key))
         nucleus = feature.get("nucleusGeometry") if kind == "cell" else None
         return Item(
             kind=cast("FeatureKind", kind),
-            geometry=self._geometry(feature["geometry"], where),
+            geometry=shape,
             label=self._label(properties.get("classification"), f"{where}: classification"),
             name=str(properties.get("name") or ""),
             color=_color(properties.get("color"), f"{where}: color"),
@@ -196,25 +218,40 @@ class _Reading:
             id=_identity(feature.get("id")),
         )
 
-    def _kind(self, properties: Mapping[str, Any]) -> str:
+    def _kind(self, properties: Mapping[str, Any], identity: Any) -> str:
         given = properties.get("objectType", properties.get("object_type", properties.get("type")))
-        if given is None or given in (*KINDS, "root"):
-            return given or "annotation"
+        if given is None:
+            return OBJECT_IDS.get(str(identity), "annotation")
+        if isinstance(given, str) and given in OBJECT_TYPES:
+            return OBJECT_TYPES[given]
         self.notes[f"object type {given!r}, unknown to QuPath: taken for an annotation"] += 1
         return "annotation"
 
-    def _geometry(self, value: Any, where: str) -> shapely.Geometry:
-        value = _mapping(value, f"{where}: geometry")
+    def _geometry(self, value: Any, where: str, what: str = "features") -> shapely.Geometry | None:
+        """The geometry, None for one of nothing or of several dimensions, which a note says of ``what``."""
+        members = [] if value is None else _members(value, where)
+        found = [shape for member in members if (shape := self._simple(member, where)) is not None]
+        if len(found) == 1:
+            return found[0]
+        dimensions = {int(shapely.get_dimensions(shape)) for shape in found}
+        if len(dimensions) == 1:
+            return MULTI[dimensions.pop()](shapely.get_parts(found).tolist())
+        which = "of points, lines and areas at once" if found else "without a geometry"
+        self.notes[f"{what} {which}: left out"] += 1
+        return None
+
+    def _simple(self, value: dict[str, Any], where: str) -> shapely.Geometry | None:
+        """The geometry of some coordinates, None where they are of nothing."""
         make = GEOMETRIES.get(str(value.get("type")))
         if make is None:
-            raise AnnotationError(
-                f"{where}: a geometry must be one of {', '.join(GEOMETRIES)}, got {value.get('type')!r}"
-            )
+            raise AnnotationError(f"{where}: a geometry must be one of {', '.join(TYPES)}, got {value.get('type')!r}")
         given = value.get("coordinates")
-        if not isinstance(given, list) or not given:
-            raise AnnotationError(f"{where}: coordinates must be a list that is not empty, got {given!r}")
+        if not isinstance(given, list):
+            raise AnnotationError(f"{where}: coordinates must be a list, got {given!r}")
+        if given in EMPTY:
+            return None
         plane = value.get("plane")
-        if _is_map(plane) and (plane.get("z") or plane.get("t")):
+        if isinstance(plane, dict) and (plane.get("z") or plane.get("t")):
             self.notes["objects on another plane than z=0, t=0: the plane is left out"] += 1
         try:
             shape = make(given, where)
@@ -226,10 +263,10 @@ class _Reading:
         return shape
 
     def _nucleus(self, value: Any, where: str) -> shapely.Polygon | None:
-        shape = self._geometry(value, where)
+        shape = self._geometry(value, where, "nuclei")
         if isinstance(shape, shapely.Polygon):
             return shape
-        self.notes["nuclei that are no single polygon: left out"] += 1
+        self.notes["nuclei that are no single polygon: left out"] += shape is not None
         return None
 
     def _label(self, value: Any, where: str) -> str | None:
@@ -237,8 +274,11 @@ class _Reading:
             return None
         if isinstance(value, str):
             return value
-        value = _mapping(value, where)
-        names = value.get("names", [value.get("name")])
+        # names that are null are as if they were not there
+        value = {key: part for key, part in _mapping(value, where).items() if key != "names" or part is not None}
+        names = value["names"] if "names" in value else _derived(value, where)
+        if names is None:
+            return None
         if not isinstance(names, list) or not names or not all(isinstance(n, str) and n for n in names):
             raise AnnotationError(f"{where} needs a name or a list of names, got {value!r}")
         label = DERIVED.join(names)
@@ -246,6 +286,30 @@ class _Reading:
         if color is not None and self.colors.setdefault(label, color) != color:
             self.notes[f"class {label!r} has several colours: the first is kept"] = 1
         return label
+
+
+def _members(value: Any, where: str) -> list[dict[str, Any]]:
+    """A geometry, or those in a collection of any depth, in order."""
+    found, pending = [], [value]
+    while pending:
+        one = _mapping(pending.pop(), f"{where}: geometry")
+        if one.get("type") != COLLECTION:
+            found.append(one)
+            continue
+        within = one.get("geometries")
+        if not isinstance(within, list):
+            raise AnnotationError(f"{where}: geometries must be a list, got {type(within).__name__}")
+        pending += within[::-1]
+    return found
+
+
+def _derived(value: dict[str, Any], where: str) -> list[Any] | None:
+    """Names of a class and those that it is derived from, the outermost first; None for QuPath's class of nothing."""
+    names = []
+    while value:
+        names.append(value.get("name", ""))
+        value = _mapping(value.get("parentClass") or {}, f"{where}: parentClass")
+    return [name for name in names[::-1] if name is not None] or None
 
 
 def _is_map(value: Any) -> bool:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import io
 import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,7 +24,8 @@ from wsikit.errors import AnnotationError
 from wsikit.geometry import Region
 
 MAX_PIXELS = 1 << 29
-"""Largest label image that is written: 2 GB as 32 bits."""
+"""Largest label image that is written or read: 2 GB as 32 bits."""
+_LIMIT = threading.Lock()
 
 
 class LabelImage:
@@ -68,12 +72,17 @@ class LabelImage:
 
 
 def read_image(path: Path) -> NDArray[np.int64]:
-    """(H, W) whole numbers of an image of one channel. Raises AnnotationError for others."""
+    """(H, W) whole numbers of an image of one channel. Raises AnnotationError for others, and above ``MAX_PIXELS``."""
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
-            mode, values = image.mode, np.asarray(image)
+        try:
+            mode, values = _decoded(path)
+        except Image.DecompressionBombError:
+            with _without_limit():
+                mode, values = _decoded(path)
+    except AnnotationError:
+        raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise AnnotationError(f"{path} is not a readable image: {error}") from error
     if values.ndim != 2 or not (np.issubdtype(values.dtype, np.integer) or values.dtype == np.bool_):
@@ -84,6 +93,34 @@ def read_image(path: Path) -> NDArray[np.int64]:
     if values.min(initial=0) < 0:
         raise AnnotationError(f"{path.name}: labels must not be negative")
     return values.astype(np.int64)
+
+
+def _decoded(path: Path) -> tuple[str, NDArray[np.generic]]:
+    """Mode and pixels. Raises AnnotationError, before anything is decoded, for more pixels than ``MAX_PIXELS``."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise AnnotationError(
+                f"{path.name} is {width}x{height} px; an image of labels, dots or classes has at most {MAX_PIXELS} px",
+                remedy="save it at a lower resolution (wsikit convert takes --downsample), or cut slide and labels "
+                "into smaller fields",
+            )
+        return image.mode, np.asarray(image)
+
+
+@contextmanager
+def _without_limit() -> Iterator[None]:
+    """Pillow's limit is one of the whole process and below ``MAX_PIXELS``: taken away for one image, then as it was."""
+    from PIL import Image
+
+    with _LIMIT:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def check_size(path: Path, image: NDArray[np.int64], placement: Placement) -> None:

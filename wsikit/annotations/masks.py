@@ -2,7 +2,8 @@
 
 A pixel belongs to what its centre lies in. Where areas of different objects overlap the smaller has the pixel, so that
 what is drawn inside something else is seen; of equal ones the later in the file. Outlines that cross themselves count
-by the even-odd rule. A MultiPolygon is one object.
+by the even-odd rule. A MultiPolygon is one object. A cell is what its boundary encloses, also where it has a nucleus:
+for masks of nuclei see ``Annotations.by_nucleus``.
 """
 
 from __future__ import annotations

@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wsikit.annotations.annotations import summed
 from wsikit.atomic import output_errors, remove, replace_file
 from wsikit.errors import ConfigError
 from wsikit.metrics import bin_counts, quadratic_weighted_kappa, quartile_edges
 from wsikit.pipeline.examples import Example, draw_examples, example_of
 from wsikit.pipeline.run import run
 from wsikit.pipeline.scores import (
+    CLASSES,
     IOU,
     Comparison,
     Scores,
@@ -82,6 +84,8 @@ class ImageResult:
     comparison: Comparison | None = None
     missing: dict[str, str] = field(default_factory=dict)
     """Group of metrics -> why it cannot be computed."""
+    notes: tuple[str, ...] = ()
+    """What of the truth was left out or changed."""
     example: Example | None = None
     seconds: float = 0.0
 
@@ -146,6 +150,11 @@ class Evaluation:
         """Group of metrics that no image has -> why."""
         groups = [image.missing for image in self.scored]
         return {name: why for name, why in (groups[0] if groups else {}).items() if all(name in g for g in groups)}
+
+    @property
+    def notes(self) -> list[str]:
+        """What of the truth was left out or changed, over all images."""
+        return summed({image.slide_id: image.notes for image in self.images})
 
     @property
     def count_edges(self) -> tuple[float, ...]:
@@ -314,8 +323,13 @@ def _scored(job: _Job, pair: Pair, base: ImageResult) -> ImageResult:
             size=(slide.width, slide.height),
             comparison=comparison,
             missing=missing,
+            notes=truth.notes,
         )
-        return result if math.isnan(result.rank) else replace(result, example=example_of(slide, truth, found))
+        if math.isnan(result.rank):
+            return result
+        # areas that were not compared are not drawn
+        drawn = replace(truth, classes=None) if CLASSES in missing else truth
+        return replace(result, example=example_of(slide, drawn, found))
 
 
 def write_evaluation(evaluation: Evaluation, out: Path) -> None:
@@ -356,13 +370,14 @@ def _csv(evaluation: Evaluation) -> str:
     names = list(dict.fromkeys(name for image in evaluation.scored for name in image.values))
     facts = ["image", "status", "reason", "truth", "width", "height", "mpp", "seconds", "true_count", "found_count"]
     text = io.StringIO()
-    writer = csv.DictWriter(text, [*facts, *names, "message"], lineterminator="\n", restval="")
+    writer = csv.DictWriter(text, [*facts, *names, "message", "notes"], lineterminator="\n", restval="")
     writer.writeheader()
     for image in evaluation.images:
         counts = (image.comparison.counts if image.comparison else None) or ("", "")
         width, height = image.size if image.comparison else ("", "")
         row: dict[str, Any] = {"image": image.slide_id, "status": image.status, "reason": image.reason}
         row |= {"truth": image.truth, "width": width, "height": height, "message": image.message}
+        row |= {"notes": "; ".join(image.notes)}
         row |= {"mpp": f"{image.mpp:g}" if image.comparison else "", "seconds": f"{image.seconds:.3f}"}
         row |= {"true_count": counts[0], "found_count": counts[1]}
         row |= {name: "" if math.isnan(value) else f"{value:.6g}" for name, value in image.values.items()}
@@ -381,6 +396,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         "scored": len(evaluation.scored),
         "metrics": {name: asdict(summary) for name, summary in evaluation.metrics().items()},
         "not_computed": evaluation.missing,
+        "notes": evaluation.notes,
         "confusion": None
         if pooled.confusion is None
         else {"classes": pooled.class_names, "rows_true_columns_found": pooled.confusion.tolist()},

@@ -234,6 +234,8 @@ def _why_no_classes(truth: Truth, predictor: Predictor) -> str:
         return "the model gives points"
     if truth.classes is None:
         return "the truth holds no classes"
+    if predictor.produces is Objects and truth.centers and truth.instances is None:
+        return "the truth's objects are points, and the areas beside them none"
     if truth.class_names and not set(truth.class_names) & set(names):
         return f"the truth's classes ({', '.join(truth.class_names)}) are none of the model's ({', '.join(names)})"
     return ""

@@ -82,6 +82,8 @@ class Truth:
     """The class of each pixel: the value is that of the mask, or the place in ``class_names`` from 1."""
     class_names: tuple[str, ...] = ()
     """Names of the classes of polygons; a mask has none, its values are the places in the model's labels from 1."""
+    notes: tuple[str, ...] = ()
+    """What of the file was left out or changed, as in ``Annotations.notes``."""
 
     @property
     def count(self) -> int | None:
@@ -154,7 +156,8 @@ def read_truth(paths: Sequence[Path], slide: Slide) -> Truth:
         return _of_labels(path, _image(path, slide))
     if extra == "_mask":
         return Truth(path, what, classes=Raster(_image(path, slide)))
-    return _of_annotations(path, what, read_annotations(path, bounds_offset=slide.bounds_offset, mpp=slide.mpp), slide)
+    annotations = read_annotations(path, bounds_offset=slide.bounds_offset, mpp=slide.mpp)
+    return _of_annotations(path, what, annotations, slide, outlines=name.endswith(".xml"))
 
 
 def _image(path: Path, slide: Slide) -> NDArray[np.int64]:
@@ -178,17 +181,35 @@ def _of_labels(path: Path, labels: NDArray[np.integer]) -> Truth:
     return Truth(path, LABELS, Raster(labels), {"": sums / np.maximum(size, 1) + 0.5})
 
 
-def _of_annotations(path: Path, what: str, annotations: Annotations, slide: Slide) -> Truth:
-    """Detections and cells are the objects where there are any, else annotations; points are where there is no area."""
+def _of_annotations(path: Path, what: str, annotations: Annotations, slide: Slide, *, outlines: bool) -> Truth:
+    """Detections and cells are the objects where there are any, else annotations; a cell is its nucleus, if it has one.
+
+    Annotations that are points count where there are any, and areas beside them are no objects: a region of interest is
+    no nucleus. Their classes are those of pixels all the same, for models of areas. Of detections and cells, and with
+    ``outlines``, areas count where there are any, as in ``train points``.
+    """
+    annotations = annotations.by_nucleus()
     kinds = {features.kind for features in annotations.features}
-    wanted = {"detection", "cell"} if kinds & {"detection", "cell"} else {"annotation"}
+    found = bool(kinds & {"detection", "cell"})
+    wanted = {"detection", "cell"} if found else {"annotation"}
     kept = replace(annotations, features=tuple(f for f in annotations.features if f.kind in wanted))
     names = tuple(label.name for label in kept.labels)
     areas = {"": kept.polygons(invalid="largest")} | {name: kept.polygons((name,), invalid="largest") for name in names}
-    if not len(areas[""]):
-        return Truth(path, what, centers={"": _points(kept)} | {name: _points(kept, name) for name in names})
+    points = {"": _points(kept)} | {name: _points(kept, name) for name in names}
+    clicked = not len(areas[""]) or (len(points[""]) > 0 and not found and not outlines)
+    left = {
+        f"objects that are no {'detections or cells' if found else 'annotations'}": len(annotations) - len(kept),
+        "areas beside points": len(areas[""]) if clicked else 0,
+        "points beside areas": 0 if clicked else len(points[""]),
+        "lines": sum(int((shapely.get_dimensions(f.geometries) == 1).sum()) for f in kept.features),
+    }
+    notes = (*annotations.notes, *(f"{n} x {kind}: not taken for objects" for kind, n in left.items() if n))
+    if clicked:
+        drawn = tuple(name for name in names if len(areas[name]))
+        return Truth(path, what, None, points, Drawn(kept, slide, drawn) if drawn else None, drawn, notes)
     classes = Drawn(kept, slide, names) if names else None
-    return Truth(path, what, Drawn(kept, slide), {name: centroids(areas[name]) for name in areas}, classes, names)
+    middles = {name: centroids(areas[name]) for name in areas}
+    return Truth(path, what, Drawn(kept, slide), middles, classes, names, notes)
 
 
 def centroids(shapes: Iterable[shapely.Geometry]) -> NDArray[np.float64]:

@@ -62,6 +62,8 @@ class Drawn:
     """Areas that are left out, since points lie beside them."""
     others: int = 0
     """Lines, and points beside areas that count."""
+    notes: tuple[str, ...] = ()
+    """What else was left out or changed, as in ``Annotations.notes``."""
 
 
 def read_drawing(path: Path, size: tuple[int, int], *, outlines: bool, mpp: float | None = None) -> Drawn:
@@ -69,8 +71,9 @@ def read_drawing(path: Path, size: tuple[int, int], *, outlines: bool, mpp: floa
 
     1. Points count where there are any, and areas beside them do not: a region of interest is no nucleus. With
        ``outlines``, areas count where there are any, and a stray click beside them does not.
-    2. An area is a nucleus, its point is that pixel of its instance which is nearest to the middle. One that lies under
-       smaller ones as a whole has the point that it would have alone, one that is too small for a pixel any of its own.
+    2. An area is a nucleus; that of a cell which has a nucleus is this one, not the cell's boundary. Its point is that
+       pixel of its instance which is nearest to the middle. One that lies under smaller ones as a whole has the point
+       that it would have alone, one that is too small for a pixel any of its own.
 
     Args:
         path: GeoJSON, XML or a table.
@@ -80,7 +83,8 @@ def read_drawing(path: Path, size: tuple[int, int], *, outlines: bool, mpp: floa
 
     Raises AnnotationError where it cannot be read.
     """
-    annotations = read_annotations(path, mpp=mpp)
+    read = read_annotations(path, mpp=mpp)
+    annotations = read.by_nucleus()
     shapes = np.concatenate([np.zeros(0, object), *(features.geometries for features in annotations.features)])
     shapes = shapes[~shapely.is_empty(shapes)]
     dimension = shapely.get_dimensions(shapes)
@@ -88,8 +92,10 @@ def read_drawing(path: Path, size: tuple[int, int], *, outlines: bool, mpp: floa
     if len(areas) and (outlines or not len(points)):
         instances = _instances(annotations, size)
         found = _points_of_areas(areas, instances, size)
-        return Drawn(found, DrawnInstances.of(instances), others=len(shapes) - len(areas))
-    return Drawn(np.asarray(shapely.get_coordinates(points), np.float64), areas=len(areas), others=_lines(dimension))
+        others = len(shapes) - len(areas)
+        return Drawn(found, DrawnInstances.of(instances), others=others, notes=annotations.notes)
+    clicked = np.asarray(shapely.get_coordinates(points), np.float64)
+    return Drawn(clicked, areas=len(areas), others=_lines(dimension), notes=read.notes)
 
 
 def _lines(dimension: NDArray[np.integer]) -> int:

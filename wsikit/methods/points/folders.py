@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from wsikit.annotations.annotations import summed
 from wsikit.annotations.dots import DotImage
 from wsikit.annotations.inside import points_of_labels
 from wsikit.errors import ConfigError
@@ -209,4 +210,4 @@ def _odd(drawn: Mapping[Path, Drawn], files: Mapping[Path, Path]) -> list[str]:
         first = next((path for path, count in counts.items() if count), None)
         if first is not None:
             said.append(f"{sum(counts.values())} {what} were left out, {counts[first]} of them in {files[first].name}")
-    return said
+    return said + summed({files[path].name: one.notes for path, one in drawn.items()})
