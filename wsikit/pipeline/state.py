@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from wsikit.slides import BadTile, Slide
 
 SCHEMA = 2
-RESULT_VERSION = 6
+RESULT_VERSION = 7
 """Raised whenever the same input and parameters would give other results than before; old results are then redone.
-6: score maps are blended by raised cosines and have a confidence, class maps a table of regions."""
+7: levels have their true downsamples."""
 TRANSIENT = frozenset(
     {"io_error", "no_space", "no_gpu_memory", "internal", "slide_changed"}
     | {"worker_lost", "worker_memory", "worker_timeout"}
