@@ -56,9 +56,11 @@ def _problem(error: WsikitError) -> dict[str, str]:
 
 def _facts(path: Path, reader: Reader, *, isolate: bool) -> dict[str, Any]:
     from wsikit.slides.isolated import ISOLATED
+    from wsikit.slides.levels import true_downsamples
 
     # JSON has no NaN; mpp_source and the message quote what the file says
     mpp = reader.mpp if reader.mpp and all(math.isfinite(v) for v in reader.mpp) else None
+    downsamples = true_downsamples(reader.sizes, reader.downsamples)
     levels = [
         {
             "level": i,
@@ -68,7 +70,7 @@ def _facts(path: Path, reader: Reader, *, isolate: bool) -> dict[str, Any]:
             "mpp": mpp[0] * downsample if mpp else None,
             "tile": list(reader.tile_size(i)),
         }
-        for i, ((width, height), downsample) in enumerate(zip(reader.sizes, reader.downsamples, strict=True))
+        for i, ((width, height), downsample) in enumerate(zip(reader.sizes, downsamples, strict=True))
     ]
     return {
         "reader": reader.name,

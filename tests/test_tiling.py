@@ -123,10 +123,13 @@ def test_a_supertile_smaller_than_a_core_is_one_core() -> None:
     assert [len(part) for part in grid.supertiles(1)] == [1] * len(grid)
 
 
-def brute_share(mask: TissueMask, region: Region) -> float:
-    """Share of a region that is tissue, one mask pixel after another."""
+def brute_share(mask: TissueMask, region: Region, size: tuple[int, int]) -> float:
+    """Share that is tissue of what of a region lies on the slide, one mask pixel after another."""
     scale = region.mpp / mask.mpp
-    x0, y0, x1, y1 = (v * scale for v in (region.x, region.y, region.x1, region.y1))
+    (x0, x1), (y0, y1) = (
+        (max(0, low) * scale, min(high, limit) * scale)
+        for low, high, limit in zip((region.x, region.y), (region.x1, region.y1), size, strict=True)
+    )
     area = math.fsum(
         max(0.0, min(x1, i + 1) - max(x0, i)) * max(0.0, min(y1, j + 1) - max(y0, j))
         for j, i in np.argwhere(mask.array).tolist()
@@ -152,7 +155,7 @@ def test_cover_keeps_the_windows_that_hold_enough_tissue(
     mask = TissueMask(np.random.default_rng(seed).random((rows, columns)) < share, mask_mpp)
     spec = TileSpec(MPP, spec.core, spec.halo, least, spec.phase)
     everything = TileGrid.cover(slide, spec)
-    shares = [brute_share(mask, everything.core(index)) for index in range(len(everything))]
+    shares = [brute_share(mask, everything.core(index), (width, height)) for index in range(len(everything))]
     # on the border itself rounding decides
     assume(all(abs(s - least) > 1e-6 for s in shares if 0 < s < 1))
     wanted = [region for region, s in zip(everything, shares, strict=True) if s > 0 and s >= least - 1e-9]
@@ -172,6 +175,23 @@ def test_a_share_exactly_at_the_limit_is_enough() -> None:
     slide = blank(100, 100)
     assert len(TileGrid.cover(slide, TileSpec(MPP, 100, min_tissue=0.3), TissueMask(array, 5.0))) == 1
     assert len(TileGrid.cover(slide, TileSpec(MPP, 100, min_tissue=0.301), TissueMask(array, 5.0))) == 0
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 35), (250, 250), (300, 300), (257, 1000), (1000, 257)])
+@pytest.mark.parametrize("least", [0.25, 1.0])
+def test_tissue_up_to_the_edge_is_covered_at_any_share(width: int, height: int, least: float) -> None:
+    slide = blank(width, height)
+    spec = TileSpec(MPP, 256, halo=24, min_tissue=least, phase=(7, 3))
+    grid = TileGrid.cover(slide, spec, TissueMask.whole(slide))
+    assert list(grid) == list(TileGrid.cover(slide, spec))
+
+
+def test_a_strip_at_the_edge_counts_by_what_of_it_is_tissue() -> None:
+    array = np.zeros((100, 110), bool)
+    array[:30, 100:] = True
+    slide = blank(110, 100)
+    cells = [TileGrid.cover(slide, TileSpec(MPP, 100, min_tissue=m), TissueMask(array, MPP)).cells for m in (0.3, 0.31)]
+    assert [found.tolist() for found in cells] == [[[1, 0]], []]
 
 
 def test_no_tissue_gives_an_empty_grid() -> None:

@@ -95,6 +95,16 @@ def test_many_coverages_are_each_ones_coverage(mask: TissueMask, places: list[Re
     assert mask.coverages(x, y, side, mpp) == pytest.approx(np.array(each), abs=1e-9)
 
 
+@given(masks, st.lists(regions, min_size=1, max_size=5), st.integers(1, 40), st.integers(1, 50), st.integers(1, 50))
+def test_coverages_on_the_slide_are_those_of_what_lies_on_it(
+    mask: TissueMask, places: list[Region], side: int, width: int, height: int
+) -> None:
+    x, y = np.array([r.x for r in places]), np.array([r.y for r in places])
+    squares = [Region(r.x, r.y, side, side, 0.5).intersection(Region(0, 0, width, height, 0.5)) for r in places]
+    each = [mask.coverage(square) if square else 0 for square in squares]
+    assert mask.coverages(x, y, side, 0.5, (width, height)) == pytest.approx(np.array(each), abs=1e-9)
+
+
 def at(mask: TissueMask, x: float, y: float, mpp: float) -> bool:
     i, j = math.floor(x * (mpp / mask.mpp)), math.floor(y * (mpp / mask.mpp))
     height, width = mask.array.shape

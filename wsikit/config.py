@@ -76,7 +76,7 @@ class RunConfig(TissueConfig):
     """Stain normalisation, METHOD:REFERENCE (``wsikit.stain.reference.load_target``) such as "macenko:reference.png";
     null leaves colours as they are."""
     min_tissue: float | None = Field(default=None, ge=0, le=1)
-    """Smallest share of tissue of a patch; null is the model's own."""
+    """Smallest share of tissue of what of a patch lies on the slide; null is the model's own."""
     batch_size: int | None = Field(default=None, ge=1)
     """Patches per call of the model; null is as many as make 4 megapixels."""
     supertile: int | None = Field(default=None, ge=1)
@@ -152,7 +152,7 @@ class TileConfig(TissueConfig):
     edge: Literal["drop", "pad"] = "drop"
     """Patches that reach past the slide's right and lower edge: left out, or filled up with background."""
     min_tissue: float = Field(default=0.25, ge=0, le=1)
-    """Smallest share of tissue of a patch; at 0 any tissue at all is enough."""
+    """Smallest share of tissue of what of a patch lies on the slide; at 0 any tissue at all is enough."""
     coords: Path | None = None
     """Folder of a CLAM run or of ``--format coords``, whose coordinates are cut instead of a grid."""
     format: str = "zarr"

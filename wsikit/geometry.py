@@ -125,7 +125,7 @@ class TileSpec:
     halo: int = 0
     """Context on each side of the core, px: more than the largest object plus the support of the filters."""
     min_tissue: float = 0.0
-    """Smallest share of the core that is tissue; at 0 any tissue at all is enough."""
+    """Smallest share that is tissue, of what of the core lies on the slide; at 0 any tissue at all is enough."""
     phase: tuple[int, int] = (0, 0)
     """(x, y) of the corner of one core, px."""
     stride: int | None = None

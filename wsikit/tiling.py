@@ -37,6 +37,8 @@ class TileGrid(Sequence[Region]):
     def cover(cls, slide: Slide, spec: TileSpec, tissue: TissueMask | None = None) -> TileGrid:
         """All windows whose core touches the slide and, where a mask is given, holds enough tissue.
 
+        How much is told by what of the core lies on the slide: a strip of tissue at its edge is tissue all over.
+
         Raises ResolutionError where the slide holds nothing as fine as ``spec.mpp``.
         """
         spec = spec.at(slide.resolve(spec.mpp))
@@ -49,7 +51,7 @@ class TileGrid(Sequence[Region]):
         cells = np.stack([columns.ravel(), rows.ravel()], axis=1).astype(np.int64)
         if tissue is not None:
             corner = cells * spec.step + np.array(spec.phase)
-            share = tissue.coverages(corner[:, 0], corner[:, 1], spec.core, spec.mpp)
+            share = tissue.coverages(corner[:, 0], corner[:, 1], spec.core, spec.mpp, size)
             # the integral image leaves rounding crumbs where there is no tissue at all
             cells = cells[(share > 1e-9) & (share >= spec.min_tissue - 1e-9)]
         return cls(spec, cells, size)

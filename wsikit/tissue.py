@@ -125,21 +125,34 @@ class TissueMask:
         area: NDArray[np.float64] = top * (1 - fy) + low * fy
         return area
 
-    def coverages(self, x: NDArray[np.int64], y: NDArray[np.int64], side: int, mpp: float) -> NDArray[np.float64]:
+    def coverages(
+        self,
+        x: NDArray[np.int64],
+        y: NDArray[np.int64],
+        side: int,
+        mpp: float,
+        inside: tuple[int, int] | None = None,
+    ) -> NDArray[np.float64]:
         """Share in [0, 1] of N squares that is tissue; 0 for those that do not touch the limits.
 
-        Limits do not make the share of those that they cut smaller: a small region of interest is no thin tissue.
+        Limits do not make the share of those that they cut smaller: a small region of interest is no thin tissue. Nor
+        does the slide's edge where ``inside`` is given: beyond it there is no glass, there is nothing.
 
         Args:
             x, y: (N,) corners on the lattice of ``mpp``.
             side: side of the squares in pixels of that lattice.
             mpp: um per lattice pixel.
+            inside: (width, height) of the slide on that lattice: shares are of what of a square lies on it, and 0 for
+                those that lie beside it. By default what lies beside it counts as no tissue.
         """
         scale = mpp / self.mpp
-        x0, y0, x1, y1 = x * scale, y * scale, (x + side) * scale, (y + side) * scale
+        width, height = inside if inside is not None else (None, None)
+        x0, x1 = (end * scale for end in _ends(x, side, width))
+        y0, y1 = (end * scale for end in _ends(y, side, height))
         at = self._integral_at
         area: NDArray[np.float64] = at(x1, y1) - at(x0, y1) - at(x1, y0) + at(x0, y0)
-        share: NDArray[np.float64] = area / (side * scale) ** 2
+        whole = (x1 - x0) * (y1 - y0)
+        share: NDArray[np.float64] = np.divide(area, whole, out=np.zeros(len(area)), where=whole > 0)
         return (
             share if self.limits is None else self._touching(share, np.stack([x, y, x + side, y + side], axis=1), mpp)
         )
@@ -266,6 +279,13 @@ class TissueMask:
         tissue = Image.fromarray(values.any(axis=2) if values.ndim == 3 else values != 0)
         array = np.asarray(tissue.resize(size, Image.Resampling.NEAREST))
         return cls(array, mpp, info={"method": "image", "path": str(path)})
+
+
+def _ends(start: NDArray[np.int64], side: int, limit: int | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(N,) first and last coordinate of intervals, cut to [0, limit] where there is one."""
+    if limit is None:
+        return start, start + side
+    return np.clip(start, 0, limit), np.clip(start + side, 0, limit)
 
 
 def check_on_slide(polygons: NDArray[np.object_], slide: Slide) -> None:

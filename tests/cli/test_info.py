@@ -44,6 +44,17 @@ def test_json_holds_the_same_facts(slide: Path) -> None:
     ]
 
 
+def test_levels_are_shown_as_they_are_used(tmp_path: Path) -> None:
+    path = tmp_path / "strip.tif"
+    with tifffile.TiffWriter(path) as writer:
+        for width, height in ((515, 2048), (128, 512)):
+            pixels = np.full((height, width, 3), 200, np.uint8)
+            options = {"tile": (128, 128), "resolution": (20_000, 20_000), "resolutionunit": 3, "metadata": None}
+            writer.write(pixels, subfiletype=int(width < 515), **options)
+    levels = json.loads(CliRunner().invoke(app, [str(path), "--json"]).output)["levels"]
+    assert [(level["downsample"], level["mpp"]) for level in levels] == [(1.0, 0.5), (4.0, 2.0)]
+
+
 def test_an_image_without_mpp_says_so_and_ends_in_3(tmp_path: Path) -> None:
     path = tmp_path / "[red]a.png"
     Image.fromarray(np.zeros((4, 5, 3), np.uint8)).save(path)

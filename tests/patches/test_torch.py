@@ -208,13 +208,15 @@ def test_splits_and_labels_come_from_the_dataset(tmp_path: Path) -> None:
         PatchDataset(**options, split="validation")
 
 
+@pytest.mark.parametrize("separator", [",", ";"])
 @pytest.mark.parametrize("key", ["slide_id", "case_id"])
-def test_splits_and_labels_come_from_a_table(key: str, tmp_path: Path) -> None:
+def test_splits_and_labels_come_from_a_table(key: str, separator: str, tmp_path: Path) -> None:
     options = written(tmp_path / "data", cohort())
     names = ("s1", "s2", "s3") if key == "slide_id" else ("P1", "P1", "P2")
     rows = [f"{name},{grade},{fold}" for name, grade, fold in zip(names, (2, 2, 3), "aab", strict=True)]
     table = tmp_path / "labels.csv"
-    table.write_text("\ufeff" + "\n".join([f"{key},grade,fold", *rows]), "utf-8")
+    text = "\n".join([f"{key},grade,fold", *rows]).replace(",", separator)
+    table.write_text("\ufeff" + text, "utf-8")
     dataset = PatchDataset(**options, table=table, label="grade", split_column="fold", split="b")
     assert [row.slide_id for row in dataset.rows] == ["s3"]
     assert dataset.labels == ("2", "3")

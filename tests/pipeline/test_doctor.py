@@ -179,7 +179,9 @@ def test_a_vms_needs_its_images_and_they_are_no_slides(tmp_path: Path) -> None:
     (found,) = missing_companions(companions(tmp_path / "a.vms"))
     assert "1 file(s)" in found.message
     assert "a(1,0).jpg" in found.message
-    told = files.parts_of_others(find_slides(tmp_path))
+    assert not files.parts_of_others([entry for entry in find_slides(tmp_path) if entry.part_of is None])
+    (tmp_path / "all.csv").write_text('path\na.vms\n"a(0,0).jpg"\nmap.jpg\n')
+    told = files.parts_of_others(find_slides(tmp_path / "all.csv"))
     assert {path.name: codes(findings) for path, findings in told.items()} == {
         "a(0,0).jpg": ["companion_as_slide"],
         "map.jpg": ["companion_as_slide"],

@@ -17,15 +17,17 @@ from tests.pipeline.test_lost_workers import pictures
 from tests.planted import INK, BlobPredictor, PointPredictor, RampPredictor, scene
 from wsikit.config import RunConfig
 from wsikit.errors import OutputError, PredictionError, SlideOpenError
-from wsikit.geometry import Region
+from wsikit.geometry import Region, TileSpec
 from wsikit.pipeline import batch as batch_module
 from wsikit.pipeline.batch import Silent, run_many
 from wsikit.pipeline.inputs import find_slides
 from wsikit.pipeline.run import run
 from wsikit.pipeline.stages import SlideTask, begin, predict
+from wsikit.pipeline.state import describe
 from wsikit.predictions import Batch, Label, Objects, Points, ScoreMap
 from wsikit.predictors.files import dumps
 from wsikit.sinks.geojson import GeoJSONSink
+from wsikit.sinks.memory import FeatureList
 from wsikit.sinks.omezarr import OmeZarrSink
 from wsikit.tissue import TissueMask
 
@@ -285,3 +287,39 @@ def test_threads_share_a_slide_in_memory() -> None:
     slide = scene(300, 300, [(20, 20, 10, 10), (200, 100, 12, 12)])
     report = run(slide, BlobPredictor(), mask=TissueMask.whole(slide), workers=2)
     assert report.merged.objects == 2
+
+
+@dataclass(frozen=True)
+class Sparing(BlobPredictor):
+    """Looks at windows with enough tissue only."""
+
+    least: float = 0.25
+
+    @property
+    def tile(self) -> TileSpec:
+        return TileSpec(self.mpp, self.core, self.halo, self.least, self.phase)
+
+
+@pytest.mark.parametrize(("side", "core"), [(250, 1024), (300, 256)])
+def test_what_lies_at_the_edge_is_found_whatever_share_of_tissue_is_asked_for(side: int, core: int) -> None:
+    boxes = [(x, y, 10, 10) for x in range(5, side - 12, 40) for y in range(5, side - 12, 40)]
+    slide = scene(side, side, boxes)
+    for least in (0.0, 0.25, 1.0):
+        report = run(slide, Sparing(core=core, least=least), FeatureList(), mask=TissueMask.whole(slide))
+        assert report.merged.objects == len(boxes)
+
+
+def test_a_slide_with_tissue_and_no_patch_says_so() -> None:
+    slide = scene(250, 250, [])
+    array = np.zeros((250, 250), bool)
+    array[:100, :100] = True
+    for core, tissue, said in (
+        (64, array, ""),
+        (256, array, "0.0025 mm2 of tissue, and no patch of 256 px at 0.5 um"),
+        (256, array & False, ""),
+    ):
+        model = Sparing(core=core, least=0.5)
+        record = describe(slide, model, run(slide, model, FeatureList(), mask=TissueMask(tissue, 0.5)))
+        assert record["status"] == "complete"
+        assert said in record["message"]
+        assert bool(said) == bool(record["message"]) == ("--min-tissue" in record["remedy"])

@@ -7,12 +7,17 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from wsikit.config import RunConfig, TileConfig
 from wsikit.errors import ConfigError
+from wsikit.pipeline.batch import run_many
 from wsikit.pipeline.inputs import ID_BYTES, find_slides, safe_name
+from wsikit.pipeline.tile import tile_many
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -221,6 +226,63 @@ def test_a_slide_json_of_the_users_own_hides_nothing(tmp_path: Path) -> None:
     assert ids(tmp_path) == {"case__a": "a.svs"}
 
 
+def test_patches_of_another_run_are_no_input(tmp_path: Path) -> None:
+    tile = {"mpp_override": 0.5, "size": 128, "mpp": 0.5, "tissue": "whole", "cluster": "threads", "num_workers": 1}
+    pixels = np.random.default_rng(0).integers(60, 200, (256, 256, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "case.png")
+    for lossless in (False, True):
+        out = tmp_path / f"tiles-{lossless}"
+        (record,) = tile_many(find_slides(tmp_path), out, TileConfig(format="folder", lossless=lossless, **tile))
+        assert record["patches"] == len(list((out / "case" / "patches").glob("case_*_*.*g"))) == 4
+        assert ids(tmp_path) == ids(str(tmp_path / "**" / "*.*")) == {"case": "case.png"}
+        with pytest.raises(ConfigError, match=r"no slides in .* but 5 files that wsikit wrote .*manifest"):
+            find_slides(out)
+        with pytest.raises(ConfigError, match="none of them a slide but 4 files that wsikit wrote"):
+            find_slides(str(out / "case" / "patches" / "*.*"))
+        assert len(find_slides(manifest(out, "path\ncase/patches/case_0_0.png\n"))) == 1
+
+
+@pytest.mark.parametrize("table", ["patches.csv", "patches.json"])
+def test_a_table_of_the_users_own_hides_nothing(tmp_path: Path, table: str) -> None:
+    touch(tmp_path, "case/a.png", f"case/{table}", "x/b.svs", "x/patches.csv", "x/patches.json")
+    assert ids(tmp_path) == {"case__a": "a.png", "x__b": "b.svs"}
+
+
+VMS = """[Virtual Microscope Specimen]
+ImageFile=CMU-40x - 2010-01-12 13.24.05.jpg
+ImageFile(1,0)=images\\CMU_1_0.jpg
+MapFile=CMU_map2.jpg
+MacroImage=CMU_macro.jpg
+OptimisationFile=CMU.opt
+"""
+
+
+@pytest.mark.parametrize("suffix", [".vms", ".VMU"])
+def test_the_images_that_a_hamamatsu_slide_lists_are_read_with_it(tmp_path: Path, suffix: str) -> None:
+    images = ["CMU-40x - 2010-01-12 13.24.05.jpg", "CMU_1_0.jpg", "CMU_macro.jpg", "CMU_map2.jpg"]
+    touch(tmp_path, *(f"x/{name}" for name in (*images, "CMU.opt", "field.jpg", f"CMU{suffix}")), "CMU_1_0.jpg")
+    (tmp_path / "x" / f"CMU{suffix}").write_text(VMS)
+    for source in (tmp_path, tmp_path / "**" / "*.*"):
+        found = {entry.slide_id: entry for entry in find_slides(source)}
+        alone = ["CMU_1_0", "x__CMU", "x__field"]
+        assert [name for name, entry in found.items() if entry.part_of is None] == alone
+        assert [entry.path.name for entry in found.values() if entry.part_of == "x__CMU"] == images
+        assert [path.name for path in found["x__CMU"].parts] == images
+    (field,) = find_slides(tmp_path / "x" / "CMU_1_0.jpg")
+    assert field.part_of is None
+
+
+def test_a_file_of_another_slide_is_told_as_such(tmp_path: Path) -> None:
+    touch(tmp_path, "CMU_1_0.jpg")
+    (tmp_path / "CMU.vms").write_text(VMS)
+    records = run_many(find_slides(tmp_path), tmp_path / "out", RunConfig(model="nuclei-classical", cluster="threads"))
+    assert [(record["slide_id"], record["status"], record["reason"]) for record in records] == [
+        ("CMU", "failed", "unreadable"),
+        ("CMU_1_0", "skipped", "same_slide"),
+    ]
+    assert records[1]["message"] == "a file of the slide CMU, read with it"
+
+
 @pytest.mark.parametrize("out", [".", ".."])
 def test_an_output_folder_around_the_input_hides_nothing(tmp_path: Path, out: str) -> None:
     touch(tmp_path, "in/a.svs", "in/b/c.svs")
@@ -290,6 +352,17 @@ def test_tabs_separate_in_tsv(tmp_path: Path) -> None:
     assert (entry.path.name, entry.mpp) == ("a,1.svs", 0.5)
 
 
+@pytest.mark.parametrize("before", ["", "\ufeff", "\n \r\n"])
+def test_semicolons_separate_as_spreadsheets_write_them(tmp_path: Path, before: str) -> None:
+    (entry,) = find_slides(manifest(tmp_path, f"{before}path;mpp;label\r\na,1.svs;0.5;b, c\r\n"))
+    assert (entry.path.name, entry.mpp, entry.label) == ("a,1.svs", 0.5, "b, c")
+
+
+def test_a_comma_in_the_header_wins(tmp_path: Path) -> None:
+    (entry,) = find_slides(manifest(tmp_path, "path,label;x\na;1.svs,b\n"))
+    assert entry.path.name == "a;1.svs"
+
+
 def test_a_text_file_is_a_list_of_paths(tmp_path: Path) -> None:
     assert ids(manifest(tmp_path, "a.svs\n\n x/b.svs \r\n", "list.txt")) == {"a": "a.svs", "b": "b.svs"}
 
@@ -312,7 +385,8 @@ def test_an_id_that_was_given_stays_whatever_others_are_called(tmp_path: Path) -
         ("path\n", "has no rows"),
         ("\n \n", "has no rows"),
         ("slide_no,mpp\n1,0.5\n", r"no column for the slide's file; it has slide_no, mpp, one of path"),
-        ("path;mpp\na.svs;1\n", r"it has path;mpp"),
+        ("file;mpp\na.svs;1\n", r"it has file, mpp, one of path"),
+        ("path;mpp\na.svs;0,5\n", r"line 2: mpp must be a number .* '0,5'"),
         ("path,mpp\na.svs,0.5\n\nb.svs,fast\n", r"line 4: mpp must be a number .* 'fast'"),
         ("path,mpp\na.svs,0\n", "line 2: mpp must be a positive number"),
         ("path,mpp\na.svs,-0.5\n", "line 2: mpp must be a positive number"),

@@ -306,6 +306,16 @@ def test_patches_hold_enough_tissue_and_say_how_much(pyramid: Path, tmp_path: Pa
     assert source.tissue == pytest.approx(shares, abs=1e-5)  # type: ignore[attr-defined]
 
 
+def test_tissue_at_the_edge_is_as_much_tissue_as_elsewhere(tmp_path: Path) -> None:
+    """A field that is all tissue, and a few px larger than its patches."""
+    Image.fromarray(picture()[:270, :270]).save(tmp_path / "field.png")
+    options = {"mpp_override": 0.5, "size": 256, "mpp": 0.5, "tissue": "whole", "min_tissue": 1.0}
+    record = cut(tmp_path / "field.png", tmp_path / "out", edge="pad", **options)
+    source = patches_in(tmp_path / "out", record)
+    assert source.corners.tolist() == [[0, 0], [256, 0], [0, 256], [256, 256]]
+    assert source.tissue.tolist() == [1.0] * 4  # type: ignore[attr-defined]
+
+
 def test_padding_is_the_slides_background(tiff: Path, tmp_path: Path) -> None:
     record = cut(tiff, tmp_path / "out", size=256, edge="pad", lossless=True, **WHOLE)
     source = patches_in(tmp_path / "out", record)

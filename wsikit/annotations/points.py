@@ -110,9 +110,7 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise AnnotationError(f"{path} cannot be read as UTF-8 text: {error}") from error
-    first = text.partition("\n")[0]
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ";" if ";" in first and "," not in first else ","
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(path, text))
     try:
         rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except csv.Error as error:
@@ -120,6 +118,14 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     if not rows:
         raise AnnotationError(f"{path.name} is empty; a header with the names of its columns is needed")
     return rows[0][1], rows[1:]
+
+
+def delimiter_of(path: Path, text: str) -> str:
+    """What separates the columns of a table: a tab in a .tsv, else a semicolon where the header has no comma."""
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    header = text.lstrip().partition("\n")[0]
+    return ";" if ";" in header and "," not in header else ","
 
 
 def _columns(path: Path, header: list[str]) -> tuple[dict[str, int], dict[int, str]]:

@@ -67,7 +67,7 @@ class PatchRows:
     xy: NDArray[np.float64]
     """(N, 2) the same corner in level-0 pixels of the full plane."""
     tissue: NDArray[np.float32]
-    """(N,) share of the patch that is tissue, 0 to 1."""
+    """(N,) share that is tissue, 0 to 1, of what of the patch lies on the slide."""
     data: Sequence[bytes] = ()
     """N encoded patches (JPEG or PNG, ``PatchSet.encoding``); empty for formats that hold no pixels."""
     verbatim: NDArray[np.bool_] | None = None

@@ -7,6 +7,7 @@ patient whose slides stand in two splits, a bag with two labels, patches of diff
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from wsikit.annotations.points import delimiter_of
 from wsikit.bags import MPP_SPREAD
 from wsikit.errors import ConfigError
 from wsikit.geometry import Region
@@ -38,7 +40,7 @@ class SlideLabels:
 
 
 class LabelTable:
-    """A CSV of labels and splits with one row for each slide or for each patient.
+    """A CSV of labels and splits with one row for each slide or for each patient; separated as ``delimiter_of`` says.
 
     Args:
         path: columns ``slide_id`` (or sample_id), else ``patient`` (or patient_id, case_id), and any others.
@@ -50,10 +52,10 @@ class LabelTable:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
-            with self.path.open(encoding="utf-8-sig", newline="") as file:
-                reader = csv.DictReader(file)
-                self.columns = tuple(reader.fieldnames or ())
-                rows = [{key: (value or "").strip() or None for key, value in row.items() if key} for row in reader]
+            text = self.path.read_bytes().decode("utf-8-sig")
+            reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter_of(self.path, text))
+            self.columns = tuple(reader.fieldnames or ())
+            rows = [{key: (value or "").strip() or None for key, value in row.items() if key} for row in reader]
         except (OSError, ValueError, csv.Error, AttributeError) as error:
             raise ConfigError(f"the table {path} cannot be read: {error}") from error
         self.slide = next((name for name in self.columns if name.lower() in SLIDE_COLUMNS), None)

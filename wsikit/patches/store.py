@@ -194,7 +194,7 @@ class TabledPatches(StoredPatches):
 
     @property
     def tissue(self) -> NDArray[np.float32]:
-        """(N,) share of the patch that is tissue."""
+        """(N,) share that is tissue, of what of the patch lies on the slide."""
         return np.asarray(self.columns["tissue"])
 
     @property

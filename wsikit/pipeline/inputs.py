@@ -16,8 +16,12 @@ from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
+from wsikit.annotations.points import delimiter_of
 from wsikit.errors import ConfigError, PluginError, SlideOpenError
 from wsikit.patches.cohort import PATIENT_COLUMNS, SLIDE_COLUMNS
+from wsikit.patches.images import SUFFIXES
+from wsikit.patches.record import SETTINGS, TABLE
+from wsikit.pipeline.stamps import listed_parts
 from wsikit.slides import READERS, open_reader
 
 SLIDE_SUFFIXES = frozenset(
@@ -70,7 +74,7 @@ def find_slides(source: str | Path, out: Path | None = None, *, isolate: bool = 
 
     Args:
         source: a folder (searched recursively), a glob pattern, one file, or a CSV manifest.
-        out: the output folder; what lies in it, or in any other output of wsikit, is no input.
+        out: the output folder; what lies in it is no input, nor are pictures and patches that wsikit wrote elsewhere.
         isolate: where files are opened to see what belongs together (DICOM), do it in child processes.
 
     Raises:
@@ -83,7 +87,7 @@ def find_slides(source: str | Path, out: Path | None = None, *, isolate: bool = 
     except OSError as error:
         raise ConfigError(f"{text!r} cannot be looked at: {error.strerror}") from error
     if is_folder and path.suffix.lower() not in SLIDE_SUFFIXES:
-        return _one_per_series(_from_folder(path, out), isolate)
+        return _one_per_slide(_from_folder(path, out), isolate)
     if is_file and path.suffix.lower() in {".csv", ".tsv", ".txt"}:
         return _from_manifest(path)
     if exists:
@@ -92,10 +96,13 @@ def find_slides(source: str | Path, out: Path | None = None, *, isolate: bool = 
     if not found:
         raise ConfigError(f"{text!r}: no such file or folder, and as a pattern it matches nothing")
     folder = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
-    slides = [item for item in found if _is_slide(item) and not _is_output(item, _inside(out, folder))]
+    like = [item for item in found if _is_slide(item)]
+    slides = [item for item in like if not _is_output(item, _inside(out, folder))]
     if not slides:
-        raise ConfigError(f"{text!r} matches {len(found)} files, none of them a slide; {_suffixes()}")
-    return _one_per_series(_named(slides, folder), isolate)
+        raise ConfigError(
+            f"{text!r} matches {len(found)} files, none of them a slide{_but_outputs(like)}; {_suffixes()}"
+        )
+    return _one_per_slide(_named(slides, folder), isolate)
 
 
 def _suffixes() -> str:
@@ -119,10 +126,15 @@ def _is_slide(path: Path) -> bool:
 
 def _from_folder(folder: Path, out: Path | None) -> list[SlideEntry]:
     own = _inside(out, folder)
-    slides = sorted(p for p in folder.rglob("*") if _is_slide(p) and not _hidden(p, folder) and not _is_output(p, own))
+    like = sorted(p for p in folder.rglob("*") if _is_slide(p) and not _hidden(p, folder))
+    slides = [p for p in like if not _is_output(p, own)]
     if not slides:
-        raise ConfigError(f"no slides in {folder} or below; {_suffixes()}")
+        raise ConfigError(f"no slides in {folder} or below{_but_outputs(like)}; {_suffixes()}")
     return _named(slides, folder)
+
+
+def _but_outputs(left_out: Sequence[Path]) -> str:
+    return f" but {len(left_out)} files that wsikit wrote (to run those, list them in a manifest)" if left_out else ""
 
 
 def _hidden(path: Path, folder: Path) -> bool:
@@ -141,7 +153,9 @@ def _is_output(path: Path, out: Path | None) -> bool:
     # pictures are the only outputs that look like slides; a neighbour called slide.json alone may be the user's own
     picture = path.name in {"overview.png", "tissue.png", "tissue-overview.png"}
     made = picture and any(path.with_name(name).exists() for name in ("slide.json", "tissue.geojson"))
-    return made or (out is not None and path.parent.resolve().is_relative_to(out))
+    # the folder format's images; its tables are always both there
+    patch = path.suffix in SUFFIXES.values() and all(path.with_name(name).exists() for name in (TABLE, SETTINGS))
+    return made or patch or (out is not None and path.parent.resolve().is_relative_to(out))
 
 
 def stem(path: Path) -> str:
@@ -160,14 +174,20 @@ def _named(paths: Sequence[Path], folder: Path) -> list[SlideEntry]:
     return _distinct(entries, lambda entry: name(entry.path, True))
 
 
-def _one_per_series(entries: list[SlideEntry], isolate: bool) -> list[SlideEntry]:
-    """A DICOM slide is a folder of files, and each of them opens all of it: the first stands for its series."""
+def _one_per_slide(entries: list[SlideEntry], isolate: bool) -> list[SlideEntry]:
+    """Mark the files that are read with another one.
+
+    A DICOM slide is a folder of files, and each of them opens all of it: the first stands for its series. A Hamamatsu
+    VMS or VMU lists its images, which are JPEG files like any other.
+    """
     siblings = Counter(entry.path.parent for entry in entries if entry.path.suffix.lower() == ".dcm")
+    listed = {part: entry.slide_id for entry in reversed(entries) for part in listed_parts(entry.path)}
     first: dict[tuple[Path, str], str] = {}
     result = []
     for entry in entries:
         series = _series(entry.path, isolate) if siblings[entry.path.parent] > 1 else None
         owner = first.setdefault((entry.path.parent, series), entry.slide_id) if series else entry.slide_id
+        owner = listed.get(entry.path, owner)
         result.append(entry if owner == entry.slide_id else replace(entry, part_of=owner))
     parts: dict[str, list[Path]] = {}
     for entry in result:
@@ -245,14 +265,17 @@ def _from_manifest(manifest: Path) -> list[SlideEntry]:
 
 
 def _rows(manifest: Path) -> list[tuple[int, dict[str, str]]]:
-    """Line number and row with canonical column names; a .txt file has no header, it is a list of paths."""
+    """Line number and row with canonical column names; a .txt file has no header, it is a list of paths.
+
+    Columns are separated as in wsikit's other tables: see ``delimiter_of``.
+    """
     try:
         text = manifest.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the manifest {manifest}: {error}") from error
     if manifest.suffix.lower() == ".txt":
         return [(number, {"path": line.strip()}) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if manifest.suffix.lower() == ".tsv" else ",")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(manifest, text))
     try:
         filled = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except csv.Error as error:

@@ -112,13 +112,20 @@ def _parts(path: Path) -> Iterator[Path]:
     if rule == "folder":
         folder = path.with_suffix("")
         yield from (folder / name for name in _files(folder))
-    elif rule == "listed":
-        try:
-            with path.open("rb") as file:
-                lines = file.read(1 << 20).decode("utf-8", "replace").splitlines()
-        except OSError:
-            return
-        for line in lines:
-            key, _, value = line.partition("=")
-            if key.startswith(("ImageFile", "MapFile", "OptimisationFile", "MacroImage")) and value.strip():
-                yield path.parent / Path(value.strip().replace("\\", "/")).name
+    else:
+        yield from listed_parts(path)
+
+
+def listed_parts(path: Path) -> Iterator[Path]:
+    """The other files that a slide's own lists: of a Hamamatsu VMS or VMU, whether they are there or not."""
+    if PARTS.get(path.suffix.lower()) != "listed":
+        return
+    try:
+        with path.open("rb") as file:
+            lines = file.read(1 << 20).decode("utf-8", "replace").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        key, _, value = line.partition("=")
+        if key.startswith(("ImageFile", "MapFile", "OptimisationFile", "MacroImage")) and value.strip():
+            yield path.parent / Path(value.strip().replace("\\", "/")).name

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SCHEMA = 2
 RESULT_VERSION = 7
 """Raised whenever the same input and parameters would give other results than before; old results are then redone.
-6: score maps are blended by raised cosines and have a confidence, class maps a table of regions."""
+7: levels have their true downsamples, and tissue shares at the slide's edge are of what lies on it."""
 TRANSIENT = frozenset(
     {"io_error", "no_space", "no_gpu_memory", "internal", "slide_changed"}
     | {"worker_lost", "worker_memory", "worker_timeout"}
@@ -147,7 +147,7 @@ def describe(slide: Slide, predictor: Model, report: RunReport) -> Record:
     """The part of a record that a successful run fills."""
     merged, card = report.merged, model_card(predictor)
     partial = report.status == "partial"
-    remarks = list(_remarks(report))
+    remarks = list(_remarks(report, predictor.tile.min_tissue))
     return {
         "status": report.status,
         "reason": "bad_tiles" if partial else "",
@@ -204,8 +204,14 @@ def _map_facts(found: MapFacts | None) -> Record:
     }
 
 
-def _remarks(report: RunReport) -> Iterator[tuple[str, str]]:
+def _remarks(report: RunReport, min_tissue: float) -> Iterator[tuple[str, str]]:
     """What a user should know of a slide that did not fail, and what to do about it."""
+    if not len(report.quality) and report.tissue_um2 > 0:
+        yield (
+            f"it has {report.tissue_um2 / 1e6:.3g} mm2 of tissue, and no patch of {report.core} px at "
+            f"{report.mpp:.4g} um per px has a tissue share of {min_tissue:g}: nothing was looked at",
+            "give --min-tissue a smaller share; at 0 any tissue at all is enough",
+        )
     if report.bad_tiles:
         yield (
             f"{len(report.bad_tiles)} tile(s) of the file cannot be decoded",

@@ -52,7 +52,7 @@ from wsikit.pipeline.workers import Workers
 from wsikit.pipeline.workers.opening import open_workers
 from wsikit.slides import Slide, open_slide
 
-RESULT_VERSION = 2
+RESULT_VERSION = 3
 """Raised whenever the same slide and parameters would give other patches than before."""
 POLL_S = 0.1
 """Between two looks at how far a child is."""

@@ -29,7 +29,7 @@ class Windows:
     step: int
     """Distance of neighbouring windows' corners, px of the lattice."""
     share: NDArray[np.float64]
-    """(N,) how much of each is tissue."""
+    """(N,) how much of what of each lies on the slide is tissue."""
     passed: NDArray[np.bool_]
     """(N,) whether its patch is the file's own compressed tile."""
     encoding: Encoding
@@ -55,8 +55,8 @@ def choose_windows(slide: Slide, entry: SlideEntry, config: TileConfig, tissue: 
 
     1. Corners lie every ``size - overlap`` px of the lattice from the slide's (0, 0), or where ``coords`` says.
     2. ``edge`` "drop" keeps windows that lie wholly on the slide; "pad" goes on until the slide is covered.
-    3. Windows have at least ``min_tissue`` tissue, and are not glass by the size of their tiles (``skip_glass``).
-       Given coordinates are all cut.
+    3. What of a window lies on the slide has at least ``min_tissue`` tissue, and no window is glass by the size of its
+       tiles (``skip_glass``). Given coordinates are all cut.
     4. Windows that are one JPEG tile of the file are passed through (``passthrough``). A lossless dataset is PNG as
        soon as one of its patches is not.
 
@@ -89,7 +89,7 @@ def choose_windows(slide: Slide, entry: SlideEntry, config: TileConfig, tissue: 
     if encoding == "png":
         passed = np.zeros(len(grid), np.bool_)
     x, y = grid.corners.T
-    share = tissue.coverages(x, y, grid.spec.patch, grid.spec.mpp)
+    share = tissue.coverages(x, y, grid.spec.patch, grid.spec.mpp, grid.size)
     chosen = own_subsampling(slide, grid) if config.subsampling == "auto" else config.subsampling
     return Windows(grid, step, share, passed, encoding, chosen, glass, skipped, why_none)
 

@@ -84,7 +84,7 @@ def write_pyramid(
         path: the file to write, normally ``*.svs``; visible only when complete, and the same bytes every time.
         source: (H, W, 3) uint8 RGB, or an open slide, whose finest level is used.
         size: (width, height) of level 0 in px. Where a downsample does not divide it, the level has the floor, as
-            scanners do it, and the reported downsample is slightly off.
+            scanners do it, and the downsample that OpenSlide reports is slightly off.
         mpp: micrometres per level-0 px; by default the slide's. An array needs one.
         tissue: share of the area that carries the picture, 0 to 1; met within a few per cent.
         tile: side of the tiles in px, a multiple of 16.

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from wsikit.errors import PixelReadError, ResolutionError
 from wsikit.geometry import Box, Level, Region
+from wsikit.slides.levels import true_downsamples
 from wsikit.slides.resample import area_average, source_box
 
 Pixels = NDArray[np.uint8]
@@ -48,7 +49,7 @@ class Reader(Protocol):
     sizes: tuple[tuple[int, int], ...]
     """(width, height) of each level, finest first."""
     downsamples: tuple[float, ...]
-    """Level-0 pixels per pixel of each level; 1.0 first."""
+    """Level-0 pixels per pixel of each level, as the library says; 1.0 first. ``true_downsamples`` corrects them."""
     mpp: tuple[float, float] | None
     """Micrometres per level-0 pixel in x and y, as the file says, or None."""
     mpp_source: str
@@ -188,9 +189,9 @@ class Slide:
             reader.close()
             raise
         self.mpp_source = "override" if mpp_override is not None else reader.mpp_source
+        downsamples = true_downsamples(reader.sizes, reader.downsamples)
         self.levels = tuple(
-            Level(i, w, h, d, self.mpp * d)
-            for i, ((w, h), d) in enumerate(zip(reader.sizes, reader.downsamples, strict=True))
+            Level(i, w, h, d, self.mpp * d) for i, ((w, h), d) in enumerate(zip(reader.sizes, downsamples, strict=True))
         )
         self._bad = _BadTiles()
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from wsikit.slides.levels import true_downsamples
 from wsikit.slides.slide import LEVEL_TOLERANCE
 from wsikit.slides.tiff import TiffReader, TileTable
 
@@ -39,8 +40,10 @@ class ScaledTiffReader(TiffReader):
 
     def _further(self) -> Iterator[tuple[tuple[int, int], float, TileTable]]:
         """Size, downsample and tiles of every level, stored and scaled, finest first."""
-        ends = (*self.downsamples[1:], float("inf"))
-        for size, downsample, table, end in zip(self.sizes, self.downsamples, self._tables, ends, strict=True):
+        # those of the stored levels first: a scaled level's own sizes are rounded twice
+        downsamples = true_downsamples(self.sizes, self.downsamples)
+        ends = (*downsamples[1:], float("inf"))
+        for size, downsample, table, end in zip(self.sizes, downsamples, self._tables, ends, strict=True):
             yield size, downsample, table
             for scale in SCALES:
                 if downsample * scale < end * (1 - LEVEL_TOLERANCE) and _fits(size, table, scale):

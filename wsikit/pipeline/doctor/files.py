@@ -87,14 +87,17 @@ def _renamed(entry: SlideEntry) -> Iterator[Finding]:
 
 
 def parts_of_others(entries: Sequence[SlideEntry]) -> dict[Path, list[Finding]]:
-    """Path -> finding, of files that are the images of another slide of the list: the JPEGs beside a VMS."""
+    """Path -> finding, of files that are the images of another slide of the list: the JPEGs beside a VMS.
+
+    Folders and patterns are searched for slides alone; a manifest may list anything.
+    """
     listed = {entry.path for entry in entries}
     found: dict[Path, list[Finding]] = {}
     for entry in entries:
         known = companions(entry.path) or Companions(entry.path, (), needed=False)
         for path in set(known.files) & listed - {entry.path} if known.needed else ():
             said = f"{path.name} is a part of {entry.path.name} and would be run as a slide of its own"
-            remedy = f"name the slides alone: -i '*{entry.path.suffix}', or a manifest"
+            remedy = "take it out of the manifest"
             found[path] = [Finding("companion_as_slide", "warning", said, remedy)]
     return found
 

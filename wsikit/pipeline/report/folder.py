@@ -108,12 +108,13 @@ def _no_run(out: Path, problem: str) -> ConfigError:
 
 def skipped(slide_id: str, path: str, owner: str) -> dict[str, Any]:
     """The record of a file that is read with another one."""
+    dicom = path.lower().endswith(".dcm")
     return {
         "slide_id": slide_id,
         "path": path,
         "status": "skipped",
-        "reason": "same_series",
-        "message": f"a file of the same DICOM series as {owner}, read with it",
+        "reason": "same_series" if dicom else "same_slide",
+        "message": f"a file of {'the same DICOM series as' if dicom else 'the slide'} {owner}, read with it",
     }
 
 
