@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 SCHEMA = 2
 RESULT_VERSION = 7
 """Raised whenever the same input and parameters would give other results than before; old results are then redone.
-7: levels have their true downsamples, and tissue shares at the slide's edge are of what lies on it."""
+7: levels have their true downsamples, tissue shares at the slide's edge are of what lies on it, and of two versions of
+one object at a seam one stays though it lies within its core."""
 TRANSIENT = frozenset(
     {"io_error", "no_space", "no_gpu_memory", "internal", "slide_changed"}
     | {"worker_lost", "worker_memory", "worker_timeout"}
