@@ -591,6 +591,21 @@ def test_patches_of_another_slide_of_the_same_id_are_kept(name: str, tiff: Path,
     assert ("id_taken" in planned.text, planned.complete) == (True, False)
 
 
+@pytest.mark.parametrize("name", ["zarr", "coords"])
+def test_patches_of_another_program_are_no_earlier_attempt(name: str, tiff: Path, tmp_path: Path) -> None:
+    """CLAM keeps its own in the same place."""
+    out = tmp_path / "out"
+    (out / "patches").mkdir(parents=True)
+    (out / "patches" / "one.h5").write_bytes(b"CLAM")
+    config = TileConfig(size=128, format=name, **WHOLE)
+    for begin in (tile_many, lambda *given: list(plan_tiling(*given))):
+        with pytest.raises(OutputError, match=r"one\.h5") as caught:
+            begin(find_slides(tiff), out, config)
+        assert caught.value.code == "foreign_files"
+    assert list(everything(out)) == ["patches/one.h5"]
+    assert (out / "patches" / "one.h5").read_bytes() == b"CLAM"
+
+
 def test_the_plan_names_what_would_be_cut(tiff: Path, tmp_path: Path) -> None:
     config = TileConfig(size=128, **WHOLE)
     entries = find_slides(tiff)

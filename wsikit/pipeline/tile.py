@@ -17,7 +17,7 @@ from pathlib import Path
 
 from wsikit.atomic import output_errors, remove
 from wsikit.config import TileConfig
-from wsikit.errors import ConfigError, PluginError, WorkerError, WsikitError
+from wsikit.errors import ConfigError, OutputError, PluginError, WorkerError, WsikitError
 from wsikit.patches import FORMATS, PatchWriter
 from wsikit.pipeline.busy import Clock
 from wsikit.pipeline.cutting import Cutting, describe, draw, patch_set
@@ -85,9 +85,7 @@ def tile_many(
     """
     out = Path(out)
     check_tiling(entries, config)
-    own = _own_names()
-    for entry in entries:
-        refuse_foreign(out / entry.slide_id, own)
+    _refuse_foreign(entries, out)
     threads = config.num_workers or os.cpu_count() or 1
     return each_slide(
         entries,
@@ -124,8 +122,7 @@ def plan_tiling(
     """
     check_tiling(entries, config)
     refuse_out(out)
-    for entry in entries:
-        refuse_foreign(out / entry.slide_id, _own_names())
+    _refuse_foreign(entries, out)
     todo = patches = 0
     for entry in entries:
         folder = out / entry.slide_id
@@ -150,6 +147,24 @@ def plan_tiling(
             todo, patches = todo + 1, patches + len(windows.grid)
             yield Planned(f"{entry.slide_id}: {line}")
     yield Planned(f"{todo} of {len(entries)} slides to cut, {patches} patches, format {config.format}, into {out}")
+
+
+def _refuse_foreign(entries: Sequence[SlideEntry], out: Path) -> None:
+    """Raise OutputError where what would be replaced was written by no run: in slides' folders or, as CLAM's own
+    patches/ID.h5, beside them."""
+    own = _own_names()
+    for entry in entries:
+        folder = out / entry.slide_id
+        refuse_foreign(folder, own)
+        if read_record(folder) is not None:
+            continue
+        for path in _paths(out, entry.slide_id):
+            if not path.is_relative_to(folder) and path.exists():
+                raise OutputError(
+                    f"{path} would be replaced, and no run has written it: {folder} holds no slide.json",
+                    code="foreign_files",
+                    remedy="choose another output folder with -o, or remove the file",
+                )
 
 
 def tiling_key(entry: SlideEntry, config: TileConfig) -> str:
@@ -212,6 +227,11 @@ def _filenames() -> list[str]:
     return found
 
 
+def _paths(out: Path, slide_id: str) -> list[Path]:
+    """Of a slide's patches in each format."""
+    return [out / name.format(slide_id=slide_id) for name in _filenames()]
+
+
 @dataclass(frozen=True, slots=True)
 class CutTask:
     """A slide that is to be cut, for whoever does it."""
@@ -236,21 +256,18 @@ class CutTask:
     def clear(self) -> None:
         """Remove what an earlier attempt left, in the slide's folder and beside it."""
         clear(self.folder, _own_names())
-        for path in self._elsewhere():
+        for path in _paths(self.out, self.entry.slide_id):
             with output_errors(path):
                 remove(path)
         self.clear_hidden()
 
     def clear_hidden(self) -> None:
         """Remove what is not complete and nobody goes on with."""
-        for path in self._elsewhere():
+        for path in _paths(self.out, self.entry.slide_id):
             for hidden in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
                 with output_errors(path):
                     remove(hidden)
         self.progress.unlink(missing_ok=True)
-
-    def _elsewhere(self) -> list[Path]:
-        return [self.out / name.format(slide_id=self.entry.slide_id) for name in _filenames()]
 
 
 def cut(task: CutTask, advance: Advance) -> Record:
