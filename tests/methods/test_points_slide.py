@@ -78,8 +78,9 @@ def test_one_point_in_ten_finds_the_nuclei_of_a_slide(seed: int, tmp_path: Path)
 
     tree = shapely.STRtree(shapes)
     first, second = tree.query(shapes, predicate="intersects")
-    shared = [shapes[a].intersection(shapes[b]).area for a, b in zip(first, second, strict=True) if a < b]
-    assert max(shared, default=0) < 1
+    pairs = [(shapes[a], shapes[b]) for a, b in zip(first, second, strict=True) if a < b]
+    # two windows may draw the edge between neighbours a little differently, and each owns one of them
+    assert all(one.intersection(other).area < 0.05 * min(one.area, other.area) for one, other in pairs)
 
     torch.manual_seed(seed)
     partial = Training(config, tmp_path / "partial", build_model(config), None)
