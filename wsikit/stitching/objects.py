@@ -217,7 +217,7 @@ def _records(prediction: Objects | Points, core: Region, spec: TileSpec) -> Reco
         np.tile(np.array(cell, np.int64), (len(centroids), 1)),
         prediction.labels,
         prediction.scores,
-        near.astype(np.uint8) * NEAR + _leaves(boxes, core, 0) * np.uint8(LEAVES - NEAR),
+        np.where(_leaves(boxes, core, 0), LEAVES, np.where(near, NEAR, 0)).astype(np.uint8),
         dict(prediction.measurements),
     )
 
