@@ -22,9 +22,9 @@ LAYERS = ((3, 2, 1), (WIDTH, 1, 1), (WIDTH, 1, 4), (WIDTH, 1, 8))
 """Inputs, stride and dilation: a network that sees far learns what the noise depends on."""
 MODES: tuple[Mode, ...] = ("ce", "oeem", "onss")
 SCALE, RATE = (0.9, 1.1), 1e-2
-WARM, FLOOR = 20, 0.6
+WARM, FLOOR = 20, 1.0
 """First epochs with cross entropy: the fewer, the more there is to gain under noise, and to lose without it.
-And the least mean weight of a class in an image."""
+And the least mean weight of a class in an image: none counts less than with cross entropy."""
 GREEDY = (0, 1, 2, 3)
 """Classes from the one that activates most, and spills over all others, to the one that never does."""
 RARE = 3
