@@ -89,6 +89,13 @@ class Config(_Part):
     """Whether files of points or labels may be empty: images without any nucleus."""
     mpp: float = Field(default=0.25, gt=0)
     """Micrometres per pixel of the training images."""
+    start: Path | None = None
+    """A checkpoint of this method, of the same encoder and widths, whose weights the network begins with."""
+    unlabelled: Path | None = None
+    """A folder of images without labels, of ``mpp`` um per px as well, say of other laboratories: the segmenter learns
+    beside its labels what its teachers say of these (``wsikit.methods.points.taught``)."""
+    teachers: tuple[Path, ...] = ()
+    """Checkpoints of this method whose answers on ``unlabelled`` are averaged."""
     ratio: float = Field(default=1.0, gt=0, le=1)
     """Share of the points of each image for training or validation that is known, drawn by the seed."""
     radius_um: float = Field(default=2.75, gt=0)
@@ -104,6 +111,9 @@ class Config(_Part):
     sees: Literal["colours", "stain"] = "colours"
     """What the network is shown. stain: only how much of the stain of nuclei there is, in units of the slide's own
     threshold, which looks alike in images of other laboratories and stains (``wsikit.methods.points.shown``)."""
+    paler: float = Field(default=0.0, ge=0, lt=1)
+    """Most of its contrast with the ground that a nucleus loses in half of the pieces, where slides have paler nuclei
+    than the training images (``wsikit.methods.points.paler``); for masks and stain."""
     test_share: float = Field(default=0.15, ge=0, lt=1)
     """Of the images (whole patients, where they are known) that training never sees, unless a split column says so;
     0 for none, and then nothing says how good the model is."""

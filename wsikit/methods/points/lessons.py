@@ -26,6 +26,8 @@ SEGMENTER_SIGMA = 0.5
 slope. The detector's is half as wide, so that two points never become one blob."""
 CONTACT_SIGMA = 0.27
 """Of the weight between two nuclei, in radii: 0.75 um."""
+DEPTH, NUMBER = 1, 3
+"""Planes of ``Masks``: inner distance, and the number of the nucleus."""
 Kind = Literal["voronoi", "cluster"]
 Points = NDArray[np.float64]
 Planes = NDArray[np.float32]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -22,21 +22,33 @@ from wsikit.methods.points.data import PointData, PointImage, read_points
 from wsikit.methods.points.evaluate import mask_scores
 from wsikit.methods.points.inner import offsets
 from wsikit.methods.points.instances import separate
-from wsikit.methods.points.lessons import Kind, Labels, Lesson, Masks, Planes, Points
+from wsikit.methods.points.lessons import DEPTH, NUMBER, Kind, Labels, Lesson, Masks, Planes, Points
 from wsikit.methods.points.losses import CENTRE_WEIGHT, foreground_loss, inner_loss, label_loss, offset_loss
 from wsikit.methods.points.model import CENTRE, FOREGROUND, OFFSETS, NucleiNet, build_model
+from wsikit.methods.points.paler import paler
 from wsikit.methods.points.shown import NuclearStain
 from wsikit.methods.points.targets import heat_loss
+from wsikit.methods.points.taught import (
+    WEIGHT,
+    Teachers,
+    begin_with,
+    digest_of,
+    load_network,
+    read_unlabelled,
+    taught_loss,
+)
 from wsikit.metrics import Ratio
+from wsikit.nn.weights import sha256
 from wsikit.slides.array import array_slide
 from wsikit.tissue import TissueMask
 from wsikit.training.batches import recoloured, tensor, turned
 from wsikit.training.fit import Fitted, Watch
+from wsikit.training.images import TrainingImage
 from wsikit.training.recipe import Recipe
 from wsikit.training.splits import Splits, split_images
 from wsikit.training.stages import Stages
 
-SPREAD = 0.2
+SPREAD = 0.3
 """Sigma of the logarithm of thresholds of stain in training: another field of a slide would give another."""
 OTHER = 0.3
 """Share of the pieces of training that are shown by colour deconvolution even where there is one stain: noisier, as
@@ -55,6 +67,16 @@ Pictures = list[NDArray[np.uint8]]
 """(S, S, 3) RGB each."""
 Pieces = tuple[torch.Tensor, torch.Tensor, tuple[float, ...]]
 """(N, 3, S, S) pixels in [0, 1], (N, K, S, S) what the lesson says of them, and the nuclear radius in px of each."""
+Unlabelled = tuple[torch.Tensor, torch.Tensor]
+"""(N, 3, S, S) pixels in [0, 1], and the same pieces stained otherwise."""
+
+
+class Step(Protocol):
+    """What is learned from a batch."""
+
+    def __call__(self, batch: Pieces, logits: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        """Its losses; ``logits`` are the network's of it, where they are known."""
+        ...
 
 
 class Training(Stages[Config, PointImage]):
@@ -68,13 +90,21 @@ class Training(Stages[Config, PointImage]):
     """
 
     method = "points"
-    silent = frozenset({"data", "points", "device"})
+    silent = frozenset({"data", "points", "start", "unlabelled", "teachers", "device"})
 
     def __init__(self, config: Config, out: Path, model: NucleiNet, watch: Watch | None) -> None:
         _check(config)
-        super().__init__(config, out, *split_data(config), watch, encoder=dict(model.encoder_facts))
-        self._known_stains: dict[str, tuple[NuclearStain, NuclearStain]] = {}
+        self.unlabelled = read_unlabelled(config.unlabelled) if config.unlabelled else ()
+        self.teachers = Teachers([load_network(path, config.sees) for path in config.teachers])
+        told: dict[str, Any] = {"encoder": dict(model.encoder_facts)}
+        if config.start:
+            told["start"] = sha256(config.start)
+        if self.unlabelled:
+            told |= {"unlabelled": digest_of(self.unlabelled), "teachers": [sha256(path) for path in config.teachers]}
+        super().__init__(config, out, *split_data(config), watch, **told)
+        self._known_stains: dict[TrainingImage, tuple[NuclearStain, NuclearStain]] = {}
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.teachers.to(self.device)
 
     def pieces(self, images: Images, lessons: Sequence[Lesson], epoch: int, size: int) -> Iterator[Pieces]:
         """The batches of an epoch of training.
@@ -90,7 +120,25 @@ class Training(Stages[Config, PointImage]):
             seen, turned_planes = turned(pixels, planes, rng)
             assert turned_planes is not None
             seen = self._shown(recoloured(seen, self.config.stain, rng), [images[i] for i in part], rng)
+            if self.config.paler:
+                seen = [
+                    paler(one, planes[..., NUMBER].astype(np.int64), planes[..., DEPTH], rng, self.config.paler)
+                    for one, planes in zip(seen, turned_planes, strict=True)
+                ]
             yield self._batch(seen, turned_planes, radii)
+
+    def unlabelled_pieces(self, seed: int, number: int) -> Unlabelled:
+        """Pieces of images without labels, drawn by their area, at resolutions as in training."""
+        rng = np.random.default_rng(seed)
+        area = np.array([width * height for width, height in (one.source.size for one in self.unlabelled)], float)
+        images = [self.unlabelled[i] for i in rng.choice(len(area), number, p=area / area.sum())]
+        side, (least, most) = self.config.crop, np.log(self.config.seen_mpp)
+        sides = side / self.config.mpp * np.exp(rng.uniform(least, most, number))
+        boxes = [draw_box(one.source.size, own, rng) for one, own in zip(images, sides.tolist(), strict=True)]
+        pixels = [cut([one.read()], box, side)[0] for one, box in zip(images, boxes, strict=True)]
+        pixels, _ = turned(pixels, None, rng)
+        changed = self._shown(recoloured(pixels, self.config.stain, rng), images, rng)
+        return tensor(self._shown(pixels, images), self.device), tensor(changed, self.device)
 
     def plain_pieces(self, images: Images, lessons: Sequence[Lesson]) -> Iterator[Pieces]:
         """Pieces that are the same at each call, at ``at_mpp`` and as they are, one by one."""
@@ -122,7 +170,7 @@ class Training(Stages[Config, PointImage]):
         return pixels, [lessons[i](box) for i, box in pairs], radii
 
     def _shown(
-        self, pixels: Pictures, images: Sequence[PointImage], rng: np.random.Generator | None = None
+        self, pixels: Pictures, images: Sequence[TrainingImage], rng: np.random.Generator | None = None
     ) -> Pictures:
         """What the network sees of pieces of images; with ``rng``, as if their thresholds had been found a little
         otherwise."""
@@ -137,13 +185,13 @@ class Training(Stages[Config, PointImage]):
             for one, pair, second, error in zip(pixels, stains, other, errors, strict=True)
         ]
 
-    def _stains(self, image: PointImage) -> tuple[NuclearStain, NuclearStain]:
+    def _stains(self, image: TrainingImage) -> tuple[NuclearStain, NuclearStain]:
         """As the predictor finds it on slides; and as if the image held eosin, too."""
-        if image.name not in self._known_stains:
+        if image not in self._known_stains:
             slide = array_slide(image.read(), self.config.mpp)
             given = slide, TissueMask.whole(slide), self.config.mpp
-            self._known_stains[image.name] = NuclearStain.of(*given), NuclearStain.haematoxylin(*given)
-        return self._known_stains[image.name]
+            self._known_stains[image] = NuclearStain.of(*given), NuclearStain.haematoxylin(*given)
+        return self._known_stains[image]
 
     def _batch(self, pixels: Sequence[NDArray[np.uint8]], planes: Sequence[Planes], radii: tuple[float, ...]) -> Pieces:
         # (N, S, S, K) -> (N, K, S, S)
@@ -177,7 +225,7 @@ class Training(Stages[Config, PointImage]):
         self,
         stage: str,
         lessons: Callable[[Images, Mapping[str, Points]], list[Lesson]],
-        step: Callable[[Pieces], Mapping[str, torch.Tensor]],
+        step: Step,
         recipe: Recipe,
         points: Mapping[str, Points],
     ) -> Fitted:
@@ -187,7 +235,7 @@ class Training(Stages[Config, PointImage]):
         return self.fit(
             self.model,
             stage,
-            step=step,
+            step=self._taught_step(step) if self.unlabelled else step,
             train=lambda epoch: self.pieces(train, learned, epoch, recipe.batch_size),
             validate=lambda: self.scored(validation) if masks else self.mean_loss(validation, held_out, step),
             # where points are learned, no mask may choose the epoch
@@ -210,8 +258,22 @@ class Training(Stages[Config, PointImage]):
             for one in images
         ]
 
-    def _mask_step(self, batch: Pieces) -> Mapping[str, torch.Tensor]:
-        logits = self.model(batch[0])
+    def _taught_step(self, step: Step) -> Callable[[Pieces], dict[str, torch.Tensor]]:
+        """The step of labels, and beside it what teachers say of as many pieces without labels."""
+
+        def both(batch: Pieces) -> dict[str, torch.Tensor]:
+            # torch's generator is the one that is put back where an ended training goes on
+            plain, changed = self.unlabelled_pieces(int(torch.randint(1 << 31, ())), len(batch[0]))
+            # one pass: normalised by statistics of both, as the network will be on slides
+            logits, others = self.model(torch.cat([batch[0], changed])).split(len(batch[0]))
+            found = step(batch, logits)
+            taught = taught_loss(others, self.teachers(plain))
+            return found | {"loss": found["loss"] + WEIGHT * taught, "taught": taught}
+
+        return both
+
+    def _mask_step(self, batch: Pieces, logits: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        logits = self.model(batch[0]) if logits is None else logits
         inside, inner, meeting, number = batch[1].unbind(dim=1)
         foreground = foreground_loss(logits[:, FOREGROUND], inside, meeting)
         centre = inner_loss(logits[:, CENTRE], inner, meeting)
@@ -228,8 +290,8 @@ class Training(Stages[Config, PointImage]):
         foreground = torch.stack([label_loss(logits[:, FOREGROUND], label) for label in labels]).mean()
         return {"loss": foreground + centre, "foreground": foreground, "centre": centre}
 
-    def _crf_step(self, batch: Pieces) -> Mapping[str, torch.Tensor]:
-        logits = self.model(batch[0])
+    def _crf_step(self, batch: Pieces, logits: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        logits = self.model(batch[0]) if logits is None else logits
         found = self._label_step(batch, logits)
         at, inside = self.config.radius_um / self.config.at_mpp, torch.sigmoid(logits[:, FOREGROUND].float())
         # a piece with twice the px per um has four times as many pairs: all weigh as they do at at_mpp
@@ -284,6 +346,17 @@ def nearest(labels: NDArray[V], shape: Sequence[int]) -> NDArray[V]:
 
 
 def _check(config: Config) -> None:
+    if bool(config.teachers) != bool(config.unlabelled):
+        raise ConfigError(
+            "teachers and unlabelled belong together: what some say, and the images that they say it of",
+            remedy="give a folder of images and one checkpoint or more, or neither",
+        )
+    if config.paler and not (config.sees == "stain" and config.segmenter.labels == "masks"):
+        raise ConfigError(
+            f"paler changes nuclei whose masks are known in pictures of stain; this training sees {config.sees} and "
+            f"learns from {config.segmenter.labels}",
+            remedy="set sees=stain and segmenter.labels=masks, or paler=0",
+        )
     least, most = config.seen_mpp
     if not max(least, config.mpp) <= config.at_mpp <= most:
         raise ConfigError(
@@ -328,7 +401,10 @@ def train(config: Config, out: Path, watch: Watch | None = None) -> Path:
     from wsikit.methods.points.packing import pack
 
     torch.manual_seed(config.seed)
-    training = Training(config, out, build_model(config), watch)
+    model = build_model(config)
+    if config.start:
+        begin_with(model, load_network(config.start, config.sees))
+    training = Training(config, out, model, watch)
     fitted: dict[str, Fitted] = {}
     points: dict[str, Points] = {}
     facts: dict[str, Any] = {}
