@@ -51,7 +51,7 @@ def test_its_card_is_whole_and_tells_no_path() -> None:
     assert card.limits
     assert len(card.split["hidden"]) == card.split["sizes"]["test"] == card.metrics["images"]
     assert not set(card.split["hidden"]) & set(card.split["chose_the_epoch"])
-    assert card.config["data"] is None
+    assert all(card.config[key] is None for key in ("data", "start", "unlabelled"))
     assert not re.search(r'"/', WEIGHTS.with_suffix(".json").read_text("utf-8"))
     assert WEIGHTS.stat().st_size < MOST_BYTES
     assert {str(value.dtype) for value in state.values()} <= {"torch.float16", "torch.int64"}
@@ -68,7 +68,7 @@ def test_no_window_cuts_a_nucleus_that_is_its_own(shipped: bool) -> None:
     assert halo * config.seen_mpp[0] >= 2 / 3 * config.instances.most_um
 
 
-@pytest.mark.parametrize(("mpp", "least", "beyond"), [(0.25, 0.8, 0.08), (0.5, 0.77, 0.06)])
+@pytest.mark.parametrize(("mpp", "least", "beyond"), [(0.25, 0.84, 0.12), (0.5, 0.8, 0.09)])
 def test_hidden_nuclei_are_outlined_better_than_by_image_analysis(
     hidden: Path, mpp: float, least: float, beyond: float
 ) -> None:
@@ -82,7 +82,7 @@ def test_h_and_e_of_other_laboratories_is_outlined_better_than_by_image_analysis
     learned, classical = (
         figures(name, data / "nuclei" / "monuseg_test_NC", 0.25) for name in ("nuclei", "nuclei-classical")
     )
-    assert learned["object_f1"] > classical["object_f1"]
+    assert learned["object_f1"] > classical["object_f1"] + 0.015
     assert learned["aji"] > classical["aji"] + 0.01
     assert learned["pq"] > classical["pq"] + 0.01
 
