@@ -71,7 +71,7 @@ def test_another_laboratory_is_learned_without_a_label_of_it_and_ones_own_is_kep
 
 
 def test_a_training_begins_with_the_weights_that_it_is_given(laboratories: Laboratories) -> None:
-    model, network = build_model(laboratories.own), load_network(laboratories.start, "colours")
+    model, network = build_model(laboratories.own), load_network(laboratories.start, laboratories.own)
     random = {key: value.clone() for key, value in model.state_dict().items()}
     begin_with(model, network)
     x = torch.rand(2, 3, 64, 64)
@@ -85,12 +85,16 @@ def test_a_training_begins_with_the_weights_that_it_is_given(laboratories: Labor
 def test_weights_of_another_network_are_refused(laboratories: Laboratories) -> None:
     other = build_model(laboratories.own.model_copy(update={"widths": (32, 24)}))
     with pytest.raises(ConfigError, match="another network"):
-        begin_with(other, load_network(laboratories.start, "colours"))
+        begin_with(other, load_network(laboratories.start, laboratories.own))
 
 
 def test_a_network_that_sees_something_else_is_refused(laboratories: Laboratories) -> None:
     with pytest.raises(ConfigError, match="sees colours, this training stain"):
-        load_network(laboratories.teacher, "stain")
+        load_network(laboratories.teacher, laboratories.own.model_copy(update={"sees": "stain"}))
+    coarser = laboratories.own.model_copy(update={"seen_mpp": (0.4, 0.8)})
+    with pytest.raises(ConfigError, match=r"trained at 0\.4 to 0\.6 um per px, this training sees 0\.4 to 0\.8"):
+        load_network(laboratories.teacher, coarser, teaches=True)
+    load_network(laboratories.teacher, coarser)
 
 
 def test_an_ended_training_with_teachers_goes_on_to_the_same_weights_from_copies_of_its_files(
@@ -136,7 +140,7 @@ def test_what_cannot_be_taught_is_refused(laboratories: Laboratories, tmp_path: 
 
 
 def test_teachers_say_the_mean_whatever_else_is_in_the_batch(laboratories: Laboratories) -> None:
-    networks = [load_network(path, "colours") for path in (laboratories.start, laboratories.teacher)]
+    networks = [load_network(path, laboratories.own) for path in (laboratories.start, laboratories.teacher)]
     x = torch.rand(3, 3, 64, 64)
     both = Teachers(networks)(x)
     each = torch.stack([Teachers([one])(x) for one in networks])

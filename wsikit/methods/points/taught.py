@@ -62,23 +62,33 @@ class Teachers(nn.Module):
         return torch.stack(said).mean(dim=0)
 
 
-def load_network(path: Path, sees: str) -> NucleiNet:
+def load_network(path: Path, config: Config, *, teaches: bool = False) -> NucleiNet:
     """The network of a checkpoint of this method, in float32.
 
+    Args:
+        path: of the checkpoint.
+        config: of the training that wants it.
+        teaches: whether it will be asked at all resolutions of the training.
+
     Raises:
-        ConfigError: no such checkpoint, or one that sees colours where this training sees stain, or the other way
-            round.
+        ConfigError: no such checkpoint; one that sees colours where the training sees stain, or the other way round; a
+            teacher that was trained at other resolutions.
     """
     state, card = load_checkpoint(path)
     card.check_method("points", VERSION)
-    config = Config.model_validate(card.config)
-    if config.sees != sees:
-        raise ConfigError(f"{path} sees {config.sees}, this training {sees}", remedy="give one that sees the same")
-    network = NucleiNet.of(config)
+    own = Config.model_validate(card.config)
+    if own.sees != config.sees:
+        raise ConfigError(f"{path} sees {own.sees}, this training {config.sees}", remedy="give one that sees the same")
+    if teaches and not own.seen_mpp[0] <= config.seen_mpp[0] <= config.seen_mpp[1] <= own.seen_mpp[1]:
+        raise ConfigError(
+            "the teacher {} was trained at {:g} to {:g} um per px, this training sees {:g} to {:g}".format(
+                path, *own.seen_mpp, *config.seen_mpp
+            ),
+            remedy="set a seen_mpp within the teacher's",
+        )
+    network = NucleiNet.of(own)
     # float16 is how weights are kept, not how they are computed with
-    network.load_state_dict(
-        {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-    )
+    network.load_state_dict({key: one.float() if one.is_floating_point() else one for key, one in state.items()})
     return network
 
 

@@ -95,7 +95,7 @@ class Training(Stages[Config, PointImage]):
     def __init__(self, config: Config, out: Path, model: NucleiNet, watch: Watch | None) -> None:
         _check(config)
         self.unlabelled = read_unlabelled(config.unlabelled) if config.unlabelled else ()
-        self.teachers = Teachers([load_network(path, config.sees) for path in config.teachers])
+        self.teachers = Teachers([load_network(path, config, teaches=True) for path in config.teachers])
         told: dict[str, Any] = {"encoder": dict(model.encoder_facts)}
         if config.start:
             told["start"] = sha256(config.start)
@@ -403,7 +403,7 @@ def train(config: Config, out: Path, watch: Watch | None = None) -> Path:
     torch.manual_seed(config.seed)
     model = build_model(config)
     if config.start:
-        begin_with(model, load_network(config.start, config.sees))
+        begin_with(model, load_network(config.start, config))
     training = Training(config, out, model, watch)
     fitted: dict[str, Fitted] = {}
     points: dict[str, Points] = {}
