@@ -67,7 +67,7 @@ def test_patches_are_the_same_wherever_they_are_cut(slides: list[SlideEntry], tm
 def test_a_slide_that_kills_its_child_is_tried_once_more(
     slides: list[SlideEntry], tmp_path: Path, times: int, outcome: tuple[str, str]
 ) -> None:
-    config = TileConfig(size=32, cluster="local", **OPTIONS)
+    config = TileConfig(size=16, cluster="local", **OPTIONS)
     one, two = tile_many(slides, tmp_path / "out", config, observer=Killing(times))
     assert (one["status"], one["reason"]) == outcome
     assert two["status"] == "complete"
