@@ -88,6 +88,7 @@ class Seed:
         """Train the classifier, vote, and score what its maps say: of training patches by their labels, and of test
         patches by what it finds in them."""
         training = Training(self.config, self.folder / "cam", None)
+        torch.manual_seed(self.seed)  # as train() does: else what was done before would say how the network begins
         model = build_classifier(self.config)
         training.classify(model)
         training.vote(model)
