@@ -183,7 +183,7 @@ def test_training_shows_the_network_what_slides_will(which: str, equal: bool, re
         assert float(pixels.std()) > 0.05
 
 
-def test_what_is_pale_or_ragged_for_a_nucleus_is_dropped(grey: Trained) -> None:
+def test_what_is_pale_ragged_or_unlikely_for_a_nucleus_is_dropped(grey: Trained) -> None:
     scene = planted.scene(4, side=128, nuclei=40)
 
     def found(**rules: float) -> Objects:
@@ -195,7 +195,11 @@ def test_what_is_pale_or_ragged_for_a_nucleus_is_dropped(grey: Trained) -> None:
     slide = array_slide(scene.image, MPP)
     amounts = everything.measurements["Stain OD mean"] / NuclearStain.of(slide, TissueMask.whole(slide), MPP).threshold
     roundness = everything.measurements["Circularity"]
-    for values, name in ((amounts, "least_stain"), (roundness, "circularity")):
+    for values, name in (
+        (amounts, "least_stain"),
+        (roundness, "circularity"),
+        (everything.scores, "least_score"),
+    ):
         cut = float(np.median(values))
         kept = found(**{name: cut})
         assert 0 < len(kept.scores) < len(everything.scores)

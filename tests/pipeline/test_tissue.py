@@ -109,6 +109,17 @@ def test_a_run_is_welcome_where_tissue_was_found(field: SlideEntry, tmp_path: Pa
     assert (tmp_path / "out" / "field" / "tissue.png").exists()
 
 
+def test_tissue_of_another_slide_is_not_put_beside_a_runs_results(field: SlideEntry, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run_many([field], out, RunConfig(model="nuclei-classical", num_workers=1, cluster="threads", format=("geojson.gz",)))
+    before = {path.name: path.read_bytes() for path in (out / "field").iterdir()}
+    with Image.open(field.path) as image:
+        image.crop((0, 0, 300, 200)).save(tmp_path / "field.png")
+    (outcome,) = find_tissues([SlideEntry("field", tmp_path / "field.png", 0.499)], out)
+    assert outcome.failed["reason"] == "id_taken"
+    assert {path.name: path.read_bytes() for path in (out / "field").iterdir()} == before
+
+
 def test_what_was_written_is_no_slide_the_next_time(field: SlideEntry, tmp_path: Path) -> None:
     write_tissue(field, tmp_path / "in" / "old" / "field")
     assert [entry.path.name for entry in find_slides(tmp_path / "in")] == ["field.png"]

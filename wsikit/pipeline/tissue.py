@@ -14,6 +14,7 @@ from PIL import Image
 from wsikit.atomic import replace_file
 from wsikit.errors import OutputError
 from wsikit.features import Features
+from wsikit.pipeline.each import refuse_other_slide
 from wsikit.pipeline.inputs import SlideEntry
 from wsikit.pipeline.merge import overview_picture
 from wsikit.pipeline.overview import Scene, draw_overview
@@ -76,8 +77,9 @@ def write_tissue(
 
     Raises:
         SlideOpenError, ResolutionError, PixelReadError: the slide cannot be used.
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, or holds a run's results of another slide (code id_taken).
     """
+    refuse_other_slide(folder, entry)
     with open_slide(entry.path, entry.mpp or mpp_override, isolate=isolate) as slide:
         mask = find_tissue(slide)
         polygons = mask.polygons(slide)

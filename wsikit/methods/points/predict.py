@@ -91,14 +91,15 @@ class NucleiOutlines(OnSlides[Config]):
 
     def _objects(self, maps: NDArray[np.float32], image: NDArray[np.uint8], region: Region) -> Objects:
         foreground, centre = _inside(maps, region, self.plane(region.mpp))
-        labels, scores = separate(foreground, centre, region.mpp, self.config.instances)
+        rule = self.config.instances
+        labels, scores = separate(foreground, centre, region.mpp, rule)
         _, polygons = outlines(labels)
         sums, roundness = moments(labels, len(polygons)), circularity(polygons)
         measured = {"Area um^2": sums[:, 2].astype(np.float64) * region.mpp**2, "Circularity": roundness}
-        keep = roundness >= self.config.instances.circularity
+        keep = (roundness >= rule.circularity) & (scores >= rule.least_score)
         if self.stain:
             measured["Stain OD mean"] = held = means(labels, self.stain.density(image))
-            keep &= held >= self.config.instances.least_stain * self.stain.threshold
+            keep &= held >= rule.least_stain * self.stain.threshold
         measured = {name: values[keep] for name, values in measured.items()}
         return Objects(region, polygons[keep], np.zeros(int(keep.sum()), np.int64), scores[keep], sums[keep], measured)
 
