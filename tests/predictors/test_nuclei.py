@@ -68,7 +68,7 @@ def test_no_window_cuts_a_nucleus_that_is_its_own(shipped: bool) -> None:
     assert halo * config.seen_mpp[0] >= 2 / 3 * config.instances.most_um
 
 
-@pytest.mark.parametrize(("mpp", "least", "beyond"), [(0.25, 0.84, 0.12), (0.5, 0.8, 0.09)])
+@pytest.mark.parametrize(("mpp", "least", "beyond"), [(0.25, 0.86, 0.14), (0.5, 0.81, 0.1)])
 def test_hidden_nuclei_are_outlined_better_than_by_image_analysis(
     hidden: Path, mpp: float, least: float, beyond: float
 ) -> None:
@@ -82,7 +82,7 @@ def test_h_and_e_of_other_laboratories_is_outlined_better_than_by_image_analysis
     learned, classical = (
         figures(name, data / "nuclei" / "monuseg_test_NC", 0.25) for name in ("nuclei", "nuclei-classical")
     )
-    assert learned["object_f1"] > classical["object_f1"] + 0.015
+    assert learned["object_f1"] > classical["object_f1"] + 0.03
     assert learned["aji"] > classical["aji"] + 0.01
     assert learned["pq"] > classical["pq"] + 0.01
 
