@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from tests.methods import planted_tissue as planted
@@ -76,6 +77,7 @@ class Chain:
 
     def classified(self) -> TissueClassifier:
         """The classifier, trained."""
+        torch.manual_seed(self.training.config.seed)  # as train() does
         model = build_classifier(self.training.config)
         self.training.classify(model)
         return model
@@ -83,6 +85,7 @@ class Chain:
     def segmented(self, classifier: TissueClassifier) -> TissueSegmenter:
         """The segmenter, trained on the masks that the classifier's maps vote for."""
         self.training.vote(classifier)
+        torch.manual_seed(self.training.config.seed)
         model = build_model(self.training.config)
         self.training.segment(model)
         return model
