@@ -111,7 +111,8 @@ def test_a_run_is_welcome_where_tissue_was_found(field: SlideEntry, tmp_path: Pa
 
 def test_tissue_of_another_slide_is_not_put_beside_a_runs_results(field: SlideEntry, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    run_many([field], out, RunConfig(model="nuclei-classical", num_workers=1, cluster="threads", format=("geojson.gz",)))
+    config = RunConfig(model="nuclei-classical", num_workers=1, cluster="threads", format=("geojson.gz",))
+    run_many([field], out, config)
     before = {path.name: path.read_bytes() for path in (out / "field").iterdir()}
     with Image.open(field.path) as image:
         image.crop((0, 0, 300, 200)).save(tmp_path / "field.png")
