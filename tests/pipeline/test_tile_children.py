@@ -30,21 +30,18 @@ def slides(pyramid: Path, tmp_path: Path) -> list[SlideEntry]:
 
 
 class Killing(Silent):
-    """Kills what cuts the first slide as soon as that gets on, so many times: each time
-    another child, since the last words of a dead one may come after its end."""
+    """Kills what cuts the first slide as soon as that gets on, so many times."""
 
     def __init__(self, times: int) -> None:
         self.times = times
-        self.killed: set[int] = set()
         self.seen: list[tuple[int, int]] = []
 
     def progress(self, entry: SlideEntry, done: int, total: int) -> None:
         self.seen.append((done, total))
-        if entry.slide_id != "one" or not 0 < done < total or len(self.killed) == self.times:
-            return
-        for pid in {child.pid for child in psutil.Process().children()} - self.killed:
-            self.killed.add(pid)
-            os.kill(pid, signal.SIGSEGV)
+        if entry.slide_id == "one" and 0 < done < total and self.times:
+            self.times -= 1
+            for child in psutil.Process().children():
+                os.kill(child.pid, signal.SIGSEGV)
 
 
 def written(out: Path) -> dict[str, bytes]:

@@ -73,8 +73,8 @@ class Instances(_Part):
     least_stain: float = Field(default=0.0, ge=0)
     """Least mean density of the stain of an object, in units of the slide's threshold; counts with ``sees: stain``."""
     least_score: float = Field(default=0.0, ge=0, le=1)
-    """Least score of an object, the mean probability of its pixels. What a network is unsure of is seldom a nucleus, small
-    things least of all."""
+    """Least score of an object, the mean probability of its pixels. What a network is unsure of is seldom a
+    nucleus, small things least of all."""
     hole_um2: float = Field(default=6.0, ge=0)
     """Smaller holes are filled: nucleoli and vesicular chromatin."""
 
