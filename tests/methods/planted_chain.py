@@ -130,8 +130,6 @@ def flips(chain: Chain, model: TissueClassifier, patches: Sequence[planted.Plant
 
 def found(model: TissueSegmenter, patches: Sequence[planted.PlantedPatch]) -> list[Mask]:
     """The segmenter's masks."""
-    import torch
-
     with torch.inference_mode():
         return [
             model(tensor([one.image], torch.device("cpu")))[0].argmax(dim=0).numpy().astype(np.uint8) for one in patches

@@ -76,9 +76,14 @@ def test_the_segmenter_beats_the_masks_that_it_learned_from(rows: list[Found]) -
 
 @pytest.mark.slow
 def test_shuffled_labels_teach_nothing(tmp_path: Path) -> None:
-    patches = chains.patches(0)
-    chain = chains.Chain.of(tmp_path, 0, chains.shuffled(patches, 0))
-    model = chain.classified()
-    seen = [one for one in patches if one.split == "train"][:LOOKED_AT]
-    found = chains.miou(seen, [chain.voted(model, one) for one in seen])
-    assert found <= np.mean([chains.constant(seen, seed) for seed in range(5)]) + 0.05
+    """On average; how a network begins may lie right or wrong by luck. True labels are worth 0.4."""
+    gains = []
+    for seed in SEEDS:
+        patches = chains.patches(seed)
+        chain = chains.Chain.of(tmp_path / str(seed), seed, chains.shuffled(patches, seed))
+        model = chain.classified()
+        seen = [one for one in patches if one.split == "train"][:LOOKED_AT]
+        chance = np.mean([chains.constant(seen, draw) for draw in range(5)])
+        gains.append(chains.miou(seen, [chain.voted(model, one) for one in seen]) - chance)
+    assert np.mean(gains) <= 0.05, gains
+    assert max(gains) <= 0.12, gains

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -57,6 +58,17 @@ def tall_slide(path: Path, period: NDArray[np.uint8], height: int) -> Path:
     return path
 
 
+def peak_mb(path: Path, out: Path) -> float:
+    """Of a run in a process of its own, the least of three.
+
+    Threads and the allocator move it by 40 MB; a leak is there each time.
+    """
+    command, folder = [sys.executable, "-c", SCRIPT, str(path), str(out)], Path(__file__).parents[2]
+    env = os.environ | {"MALLOC_ARENA_MAX": "1"}
+    runs = [subprocess.run(command, capture_output=True, check=True, cwd=folder, env=env) for _ in range(3)]
+    return min(float(run.stdout) for run in runs)
+
+
 @pytest.mark.slow
 def test_memory_is_flat_from_8k_to_32k_rows(tmp_path: Path) -> None:
     # 4096 rows are too few to fill what is under way at a time
@@ -64,7 +76,5 @@ def test_memory_is_flat_from_8k_to_32k_rows(tmp_path: Path) -> None:
     for height in (8192, 32768):
         path = tall_slide(tmp_path / f"{height}.tif", period, height)
         (out := tmp_path / str(height)).mkdir()
-        command = [sys.executable, "-c", SCRIPT, str(path), str(out)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
-        peaks.append(float(done.stdout))
+        peaks.append(peak_mb(path, out))
     assert peaks[1] <= 1.15 * peaks[0], peaks
