@@ -59,21 +59,21 @@ def tall_slide(path: Path, period: NDArray[np.uint8], height: int) -> Path:
 
 
 def peak_mb(path: Path, out: Path) -> float:
-    """Of a run in a process of its own, the least of three.
+    """Of a run in a process of its own, the less of two.
 
-    Threads and the allocator move it by 40 MB; a leak is there each time.
+    Threads and the allocator move it by up to 36 MB; a leak is there each time.
     """
     command, folder = [sys.executable, "-c", SCRIPT, str(path), str(out)], Path(__file__).parents[2]
     env = os.environ | {"MALLOC_ARENA_MAX": "1"}
-    runs = [subprocess.run(command, capture_output=True, check=True, cwd=folder, env=env) for _ in range(3)]
+    runs = [subprocess.run(command, capture_output=True, check=True, cwd=folder, env=env) for _ in range(2)]
     return min(float(run.stdout) for run in runs)
 
 
 @pytest.mark.slow
-def test_memory_is_flat_from_8k_to_32k_rows(tmp_path: Path) -> None:
+def test_memory_is_flat_from_8k_to_131k_rows(tmp_path: Path) -> None:
     # 4096 rows are too few to fill what is under way at a time
     period, peaks = painted(planted_classes(WIDTH, 4096, grain=800)), []
-    for height in (8192, 32768):
+    for height in (8192, 131072):
         path = tall_slide(tmp_path / f"{height}.tif", period, height)
         (out := tmp_path / str(height)).mkdir()
         peaks.append(peak_mb(path, out))
