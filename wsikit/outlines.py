@@ -95,8 +95,9 @@ def moments(label_image: NDArray[np.integer], count: int) -> NDArray[np.int64]:
     Returns:
         (N, 3) by pixel index in the frame of the image; row i belongs to label i + 1.
     """
-    y, x = np.nonzero(label_image)
-    label = label_image[y, x]
+    pixels = np.flatnonzero(label_image)
+    y, x = np.divmod(pixels, label_image.shape[1])
+    label = label_image.ravel()[pixels]
     # sums stay far below 2**53, up to which float64 adds integers exactly
     columns = [np.bincount(label, weights, count + 1)[1:] for weights in (x, y, None)]
     return np.stack(columns, axis=1).astype(np.int64)

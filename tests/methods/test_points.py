@@ -243,6 +243,21 @@ def test_nuclei_on_the_slides_border_are_found_once_and_end_there(small: Trained
     assert (edge > 0).sum() == pytest.approx((wanted > 0).sum(), rel=0.35)
 
 
+def test_what_a_window_holds_far_off_the_slide_changes_nothing(small: Trained) -> None:
+    scene = planted.scene(5, side=128, nuclei=40)
+    bound, halo = replace(small.predictor, size=(128, 128)), small.predictor.tile.halo
+    wide, near = (
+        Region(-left, -top, 128 + left + halo, 128 + top + halo, MPP) for left, top in ((200, 150), (halo, halo))
+    )
+    seen = [np.pad(scene.image, ((-one.y, halo), (-one.x, halo), (0, 0)), constant_values=255) for one in (wide, near)]
+    far, close = (bound.predict(Batch(image[None], (one,)))[0] for image, one in zip(seen, (wide, near), strict=True))
+    assert len(close.scores) > 10
+    assert np.array_equal(far.scores, close.scores)
+    moved = np.array([200 - halo, 150 - halo])
+    assert np.array_equal(far.moments, close.moments + close.moments[:, 2:] * [*moved, 0])
+    assert shapely.equals(far.outlines, shapely.transform(close.outlines, lambda xy: xy + moved)).all()
+
+
 def test_a_finer_slide_is_read_at_the_models_resolution(small: Trained) -> None:
     """Every pixel four times: twice the resolution, and the same nuclei."""
     scene = planted.scene(7, side=128, nuclei=40)

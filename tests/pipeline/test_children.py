@@ -380,7 +380,8 @@ def test_cores_are_shared_out_unless_the_user_did(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "12345")
     with ChildWorkers(2) as workers:
         names = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"]
-        found = workers.submit(tasks.environment, *names, "CUDA_VISIBLE_DEVICES").result(SECONDS)
+        names += [children.LARGE_PAGES, "CUDA_VISIBLE_DEVICES"]
+        found = workers.submit(tasks.environment, *names).result(SECONDS)
         assert workers.submit(tasks.core_limit).result(SECONDS) == (0, 0)
     threads = asked or "2"
-    assert found == [threads, threads, "12345", str(children.KEPT_BYTES), os.environ.get("CUDA_VISIBLE_DEVICES")]
+    assert found == [threads, threads, "12345", str(children.KEPT_BYTES), "1", os.environ.get("CUDA_VISIBLE_DEVICES")]

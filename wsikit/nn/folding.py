@@ -28,13 +28,14 @@ def fold_norms(network: N, forward: Callable[[Tensor], object], example: Tensor)
     modules = dict(network.named_modules())
     names = {module: name for name, module in modules.items()}
     for conv, norm in _pairs(network, forward, example):
-        _put(modules, names[conv], fuse_conv_bn_eval(conv, norm))
+        put(modules, names[conv], fuse_conv_bn_eval(conv, norm))
         # timm's norms hold the activation too
-        _put(modules, names[norm], norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity())
+        put(modules, names[norm], norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity())
     return network
 
 
-def _put(modules: dict[str, nn.Module], name: str, module: nn.Module) -> None:
+def put(modules: dict[str, nn.Module], name: str, module: nn.Module) -> None:
+    """Replace a module by its name among a network's ``named_modules``."""
     parent, _, child = name.rpartition(".")
     setattr(modules[parent], child, module)
 

@@ -101,7 +101,7 @@ class OnSlides(Generic[C]):
         Raises ConfigError (code bad_weights) where the file is no longer that of the card.
         """
         # windows are large, and what the network makes of one at full resolution is many times as large
-        patches = max(1, pass_size(self.device) * PASS_PIXELS // (pixels.shape[1] * pixels.shape[2]))
+        patches = max(1, pass_size(self.device) * PASS_PIXELS // self.tile.patch**2)
         return _feed(make, self.weights, self.card.sha256 or "", self.device, patches, self.precision)(pixels)
 
 
@@ -112,6 +112,7 @@ def _feed(make: Make, weights: Path, digest: str, device: str, batch: int, preci
 
     from wsikit.nn.feed import Feed
     from wsikit.nn.folding import fold_norms
+    from wsikit.nn.rewriting import rewrite
     from wsikit.nn.weights import fill, sha256
 
     if sha256(weights) != digest:
@@ -120,7 +121,10 @@ def _feed(make: Make, weights: Path, digest: str, device: str, batch: int, preci
     network, forward = make(card.config)
     fill(network, state, weights.name)
     network.eval().to(device).to(memory_format=torch.channels_last)
-    fold_norms(network, forward, torch.zeros(1, 3, SIDE, SIDE, device=device))
+    example = torch.zeros(1, 3, SIDE, SIDE, device=device)
+    fold_norms(network, forward, example)
+    if device == "cpu" and precision == "float32":  # where it was measured
+        rewrite(network, forward, example)
     # the encoder normalises itself
     return Feed(card.method, forward, Preprocess((0, 0, 0), (1, 1, 1), None), device, batch, precision=precision)
 

@@ -60,8 +60,15 @@ def separate(
 
 def _longest(labels: NDArray[np.int32]) -> NDArray[np.int64]:
     """(N,) longer side of the bounding box of each label from 1 on, px."""
-    boxes = ndimage.find_objects(labels)
-    return np.array([max(part.stop - part.start for part in box) if box else 0 for box in boxes], np.int64)
+    pixels = np.flatnonzero(labels)
+    label = labels.ravel()[pixels]
+    longest = np.zeros(int(label.max(initial=0)) + 1, np.int64)
+    for place in np.divmod(pixels, labels.shape[1]):
+        first, last = np.full(len(longest), labels.size), np.full(len(longest), -1)
+        np.minimum.at(first, label, place)
+        np.maximum.at(last, label, place)
+        np.maximum(longest, last + 1 - first, out=longest)
+    return longest[1:]
 
 
 def _basins(height: NDArray[np.float32], mask: NDArray[np.bool_], depth: float) -> NDArray[np.int32]:
@@ -82,6 +89,8 @@ def heights(
 
 def means(labels: NDArray[np.int32], values: NDArray[np.float32]) -> NDArray[np.float64]:
     """(N,) mean of the values of the pixels of each label, numbered from 1 without gaps."""
-    count = int(labels.max(initial=0)) + 1
-    sums, sizes = (np.bincount(labels.ravel(), weights, count)[1:] for weights in (values.ravel(), None))
+    pixels = np.flatnonzero(labels)
+    label = labels.ravel()[pixels]
+    count = int(label.max(initial=0)) + 1
+    sums, sizes = (np.bincount(label, weights, count)[1:] for weights in (values.ravel()[pixels], None))
     return np.asarray(sums / np.maximum(sizes, 1))

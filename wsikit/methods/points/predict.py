@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from wsikit.errors import ConfigError
@@ -79,9 +80,17 @@ class NucleiOutlines(OnSlides[Config]):
         """Nuclei of each patch, those cut by its border left out. Raises PredictionError before ``prepare``."""
         if not len(batch):
             return []
+        plane = self.plane(batch.regions[0].mpp)
         pixels = self.seen(batch)
-        triples = zip(self.maps(pixels), pixels, batch.regions, strict=True)
-        return [self._objects(found, image, region) for found, image, region in triples]
+        near = [_near(region, plane, self.tile.halo) for region in batch.regions]
+        whole = [part == region for part, region in zip(near, batch.regions, strict=True)]
+        maps = iter(self.maps(pixels[whole]) if any(whole) else ())
+        found = []
+        for image, region, part in zip(pixels, batch.regions, near, strict=True):
+            seen = image[part.slices(region)]
+            answer = next(maps) if part == region else self.maps(seen[None])[0]
+            found.append(_within(self._objects(_inside(answer, part, plane), seen, part), region))
+        return found
 
     def maps(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, 2, H, W) probabilities, foreground and centre, of (N, H, W, 3) RGB."""
@@ -90,7 +99,7 @@ class NucleiOutlines(OnSlides[Config]):
         return self.ask(_network, pixels)
 
     def _objects(self, maps: NDArray[np.float32], image: NDArray[np.uint8], region: Region) -> Objects:
-        foreground, centre = _inside(maps, region, self.plane(region.mpp))
+        foreground, centre = maps
         rule = self.config.instances
         labels, scores = separate(foreground, centre, region.mpp, rule)
         _, polygons = outlines(labels)
@@ -104,6 +113,12 @@ class NucleiOutlines(OnSlides[Config]):
         return Objects(region, polygons[keep], np.zeros(int(keep.sum()), np.int64), scores[keep], sums[keep], measured)
 
 
+def _near(region: Region, plane: Region, halo: int) -> Region:
+    """What of a patch lies on the slide, and the halo around that: nothing else is asked for."""
+    part = region.intersection(plane)
+    return (part and part.padded(halo).intersection(region)) or region
+
+
 def _inside(found: NDArray[np.float32], region: Region, plane: Region) -> NDArray[np.float32]:
     """(2, H, W) maps that are 0 outside the slide: what was mirrored is there a second time."""
     part = region.intersection(plane)
@@ -114,6 +129,20 @@ def _inside(found: NDArray[np.float32], region: Region, plane: Region) -> NDArra
         rows, columns = part.slices(region)
         kept[:, rows, columns] = found[:, rows, columns]
     return kept
+
+
+def _within(objects: Objects, region: Region) -> Objects:
+    """Objects of a part of a patch, in the patch's frame."""
+    x, y = objects.region.x - region.x, objects.region.y - region.y
+    if (x, y) == (0, 0):
+        return replace(objects, region=region)
+    sums = objects.moments + objects.moments[:, 2:] * (x, y, 0)
+    return replace(
+        objects,
+        region=region,
+        outlines=shapely.transform(objects.outlines, lambda xy: xy + np.array([x, y])),
+        moments=sums,
+    )
 
 
 def _network(config: dict[str, Any]) -> tuple[nn.Module, Forward]:
